@@ -1,0 +1,1 @@
+"""The conformance kit: does another engine compute the same model?"""

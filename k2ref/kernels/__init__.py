@@ -1,0 +1,1 @@
+"""Numba kernels with the names and arguments of `k2ref.oracle`."""
