@@ -26,7 +26,7 @@ from k2ref.oracle.mla import attend_absorbed, attend_expanded, split_kv_b
 from k2ref.oracle.moe import Expert, expert_ffn, moe
 from k2ref.oracle.rope import angles, rotate, yarn_inv_freq, yarn_mscale
 from k2ref.oracle.router import Routing, route, router_logits, router_scores
-from k2ref.oracle.weights import Fp8, Int4, Weight, multiply
+from k2ref.oracle.weights import Fp8, Int4, Weight, dense, multiply
 
 __all__ = [
     "OPERATIONS",
@@ -38,6 +38,7 @@ __all__ = [
     "angles",
     "attend_absorbed",
     "attend_expanded",
+    "dense",
     "expert_ffn",
     "fp8_dequantize",
     "fp8_linear",

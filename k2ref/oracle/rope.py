@@ -37,12 +37,12 @@ def yarn_inv_freq(
 ) -> np.ndarray:
     """Compute the frequencies of all pairs: scalars -> inv_freq_Z, in radians a position.
 
-    Every step is one operation in `dtype`, in the order written, so that a float32 table is
-    reproducible wherever `dtype`'s power function is.
+    The powers of the base are rounded to `dtype` once; every later step is one operation in
+    `dtype`, in the order of Hugging Face's code. In float32 this gives the same bits on every
+    machine, and those of PyTorch's scalar code path.
     """
-    Z = rope_width // 2
-    exponent_Z = np.arange(0, rope_width, 2, dtype=dtype) / dtype(rope_width)
-    plain_Z = dtype(1) / np.power(dtype(base), exponent_Z)
+    power_Z = (base ** (np.arange(0, rope_width, 2) / rope_width)).astype(dtype)
+    plain_Z = dtype(1) / power_Z
     if factor == 1.0:
         return plain_Z
 
@@ -54,8 +54,10 @@ def yarn_inv_freq(
     high = min(np.ceil(turns(beta_slow)), rope_width - 1)
     if low == high:
         high += 0.001  # keeps the ramp a function
-    ramp_Z = np.clip((np.arange(Z, dtype=dtype) - dtype(low)) / dtype(high - low), 0, 1)
-    return ramp_Z * (plain_Z / dtype(factor)) + (dtype(1) - ramp_Z) * plain_Z
+    place_Z = np.arange(rope_width // 2, dtype=dtype)
+    kept_Z = dtype(1) - np.clip((place_Z - dtype(low)) / dtype(high - low), 0, 1)
+    slowed_Z = dtype(1) / (dtype(factor) * power_Z)
+    return slowed_Z * (dtype(1) - kept_Z) + plain_Z * kept_Z
 
 
 def yarn_mscale(factor: float, mscale: float) -> float:

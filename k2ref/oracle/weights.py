@@ -7,17 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from k2ref.oracle.fp8 import fp8_linear
-from k2ref.oracle.int4 import Dequant, int4_linear
+from k2ref.oracle.fp8 import fp8_dequantize, fp8_linear
+from k2ref.oracle.int4 import Dequant, int4_dequantize, int4_linear
 from k2ref.oracle.layers import linear
 
 
 class Int4(NamedTuple):
-    """Packed codes, their scales, and how many columns share a scale."""
+    """Packed codes, scales, how many columns share a scale, and how many there are."""
 
     packed_MP: np.ndarray
     scale_MG: np.ndarray
     group_size: int
+    columns: int
 
 
 class Fp8(NamedTuple):
@@ -40,3 +41,18 @@ def multiply(x_TL: np.ndarray, weight: Weight, *, dequant: Dequant = "exact") ->
     if isinstance(weight, Fp8):
         return fp8_linear(x_TL, weight.values_ML, weight.scale_UJ, block=weight.block)
     return linear(x_TL, weight)
+
+
+def dense(weight: Weight, *, dequant: Dequant = "exact") -> np.ndarray:
+    """Give a weight in any form as a matrix: weight -> w_ML."""
+    if isinstance(weight, Int4):
+        return int4_dequantize(
+            weight.packed_MP,
+            weight.scale_MG,
+            weight.columns,
+            group_size=weight.group_size,
+            dequant=dequant,
+        )
+    if isinstance(weight, Fp8):
+        return fp8_dequantize(weight.values_ML, weight.scale_UJ, block=weight.block)
+    return weight
