@@ -4,11 +4,9 @@ A trace is any callable `trace(name, array)`. The names are those of `spec/taps.
 layer in front: `L3.attn.q_rope`.
 """
 
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from k2ref.config import Config
 from k2ref.spec import read_toml
@@ -37,14 +35,17 @@ def tap_names(config: Config) -> list[str]:
 
 
 class Recorder:
-    """A trace that keeps everything, chunks joined along the tokens."""
+    """A trace that keeps what it is given, chunks joined along the tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, *parts: str) -> None:
+        """Choose what to keep: taps whose name holds one of `parts`; all without parts."""
+        self._parts = parts
         self._chunks: dict[str, list[np.ndarray]] = {}
 
     def __call__(self, name: str, array: np.ndarray, /) -> None:
         """Keep a copy: name, array."""
-        self._chunks.setdefault(name, []).append(array.copy())
+        if not self._parts or any(part in name for part in self._parts):
+            self._chunks.setdefault(name, []).append(array.copy())
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Return a tap over all tokens: name -> array."""
@@ -53,8 +54,3 @@ class Recorder:
     def names(self) -> list[str]:
         """List what was recorded, in the order it came: -> names."""
         return list(self._chunks)
-
-
-def save_tensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays to a safetensors file, bfloat16 included: path, arrays."""
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
