@@ -1,0 +1,167 @@
+"""The way of every call: validate, charge, run within the time limit, log, shorten.
+
+The same way serves a model's call, a call from `import k2` inside python, and replay.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import anyio
+from mcp.server.context import ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolResult, InputRequiredResult
+
+from k2tools.results import Result, ToolError, sealed, shorten, shown
+from k2tools.runlog import Record
+from k2tools.schemas import checked, nearest
+from k2tools.session import Session
+from k2tools.toolbox import App, Context, Outcome, Tool
+
+logger = logging.getLogger(__name__)
+
+Raw = CallToolResult | InputRequiredResult | MCPError
+
+
+class Ended(NamedTuple):
+    """How a tool's function ended."""
+
+    status: str  # ok | error | timeout | cancelled
+    result: Result = Result("")
+    raw: Raw | None = None  # a protocol answer that passes through unchanged
+
+
+class Dispatcher:
+    """The tools of a server and the way to call them."""
+
+    def __init__(self, app: App, tools: Mapping[str, Tool]) -> None:
+        self.app, self.tools = app, tools
+
+    async def call(
+        self,
+        session: Session,
+        name: str,
+        arguments: Mapping[str, Any] | None,
+        *,
+        request: ServerRequestContext[Any, Any] | None = None,
+        parent: str = "",
+        trace_id: str = "",
+    ) -> Outcome:
+        """Run one call to its end: session, name, arguments -> Outcome."""
+        ref, started_s = session.arrive(), time.perf_counter()
+        args: Mapping[str, Any] = dict(arguments or {})
+        cx = Context(self.app, session, ref, self._cap(name, args), self.call, request)
+        ended = Ended("cancelled")
+        try:
+            tool = self._tool(name)
+            args = checked(name, tool.schema, args, tool.example)
+            session.charge()
+            ended = await self._run(tool, cx, args, inner=bool(parent))
+        except ToolError as error:
+            ended = Ended("error", Result(str(error)))
+        finally:
+            body = ended.result.text[: self.app.settings.body_chars]
+            ms = (time.perf_counter() - started_s) * 1e3
+            record = Record(ref, name, args, ended.status, ms, trace_id, parent)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(session.log.append, record, body)
+        return self._outcome(cx, ended, body)
+
+    async def _run(self, tool: Tool, cx: Context, args: Mapping[str, Any], *, inner: bool) -> Ended:
+        """Run the function within its time: calls from inside python hold their parent's place."""
+        limit_s = self.app.settings.call_timeout_s
+        try:
+            with anyio.fail_after(limit_s):
+                async with _heartbeat(cx, self.app.settings.heartbeat_s):
+                    if inner:
+                        return await _ended(tool, cx, args)
+                    async with cx.session.limiter:
+                        return await _ended(tool, cx, args)
+        except TimeoutError:
+            text = f"{tool.name} was stopped after {limit_s:.0f} s: ask for less"
+            return Ended("timeout", Result(text))
+
+    def _outcome(self, cx: Context, ended: Ended, body: str) -> Outcome:
+        text = shorten(
+            body,
+            ref=cx.ref,
+            max_chars=cx.max_chars,
+            line_chars=self.app.settings.line_chars,
+            keep=ended.result.keep,
+        )
+        text = sealed(text, cx.ref, cx.session.step())
+        return Outcome(cx.ref, ended.status, body, text, ended.result.data, ended.raw)
+
+    def _tool(self, name: str) -> Tool:
+        tool = self.tools.get(name)
+        if tool is None:
+            names = list(self.tools)
+            there = f"there are {', '.join(names)}"
+            raise ToolError(f"no tool {shown(name)}{nearest(name, names)}; {there}")
+        if name in self.app.settings.deny_tools:
+            raise ToolError(f"the operator does not allow {name} here; use another tool")
+        return tool
+
+    def _cap(self, name: str, args: Mapping[str, Any]) -> int:
+        """Choose the cap: the hard one, less the ref line, when the caller named a size."""
+        tool, settings = self.tools.get(name), self.app.settings
+        asked = tool is not None and not tool.size_arguments.isdisjoint(args)
+        return settings.hard_chars - 100 if asked else settings.default_chars
+
+
+async def _ended(tool: Tool, cx: Context, args: Mapping[str, Any]) -> Ended:
+    """Run the function itself; whatever it raises becomes an answer, a defect an incident."""
+    try:
+        value = await tool.function(cx, **args)
+    except ToolError as error:
+        return Ended("error", Result(str(error)))
+    except MCPError as error:
+        return Ended("error", Result(str(error)), error)
+    except ExceptionGroup as group:
+        refusals = group.subgroup(ToolError)
+        if refusals is None:
+            return _incident(tool.name)
+        return Ended("error", Result("; ".join(_leaves(refusals))))
+    except Exception:
+        return _incident(tool.name)
+    if isinstance(value, CallToolResult | InputRequiredResult):
+        failed = isinstance(value, CallToolResult) and value.is_error
+        return Ended("error" if failed else "ok", Result(value.model_dump_json()), value)
+    return Ended("ok", value if isinstance(value, Result) else Result(str(value)))
+
+
+def _leaves(group: BaseExceptionGroup[ToolError]) -> list[str]:
+    return [
+        text
+        for error in group.exceptions
+        for text in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [str(error)])
+    ]
+
+
+def _incident(name: str) -> Ended:
+    """Log the exception under an id; the model sees the id only."""
+    incident = secrets.token_hex(4)
+    logger.exception("incident %s in %s", incident, name)
+    text = f"{name} failed inside the server (incident {incident}); try another way"
+    return Ended("error", Result(text))
+
+
+@asynccontextmanager
+async def _heartbeat(cx: Context, every_s: float) -> AsyncIterator[None]:
+    """Report progress while a call runs, to clients that asked for it."""
+    if cx.request is None or not (cx.request.meta or {}).get("progress_token"):
+        yield
+        return
+
+    async def beat() -> None:
+        while True:
+            await anyio.sleep(every_s)
+            await cx.progress("still running")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(beat)
+        yield
+        group.cancel_scope.cancel()

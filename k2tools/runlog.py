@@ -1,0 +1,183 @@
+"""The run log: one hash-chained JSON line per call, flushed to disk before the answer leaves.
+
+A run is a folder: `log.jsonl`, and `out/<sha256>` with the whole body of every result. `prev` is
+the SHA-256 of the line before (64 zeros first), so a changed byte breaks the chain. After a crash
+the valid prefix counts; a torn last line is cut off and reported. With redaction, arguments and
+bodies are kept as hashes and sizes only.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if sys.platform != "win32":
+    import fcntl
+
+FIRST = "0" * 64
+
+
+class Record(NamedTuple):
+    """One call as the log keeps it."""
+
+    ref: str
+    tool: str
+    args: Mapping[str, Any]
+    status: str  # ok | error | denied | timeout | cancelled
+    ms: float
+    trace_id: str = ""
+    parent: str = ""
+
+
+class Verdict(NamedTuple):
+    """What a walk over a log found."""
+
+    records: list[dict[str, Any]]
+    valid_bytes: int
+    torn_bytes: int  # of a last line that a crash cut off
+    problems: list[str]
+
+
+class RunLog:
+    """An open run: append a call, read a body back by its ref."""
+
+    def __init__(self, folder: Path, *, redact: bool = False) -> None:
+        self.folder, self._redact = folder, redact
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / "out").mkdir(exist_ok=True, mode=0o700)
+        self._fd = os.open(folder / "log.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            _claim(self._fd, folder)
+            verdict = verify(folder, bodies=False)
+            if verdict.problems:
+                raise ValueError(f"the log of {folder.name} is damaged: {verdict.problems[0]}")
+            os.ftruncate(self._fd, verdict.valid_bytes)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.torn_bytes = verdict.torn_bytes
+        self._prev = hash_of(verdict.records[-1]) if verdict.records else FIRST
+        self._seq = len(verdict.records)
+        self._outs = {record["ref"]: record["out_sha"] for record in verdict.records}
+        named = {r for record in verdict.records for r in (record["ref"], record["parent"])}
+        self.last_ref = max((int(ref[1:]) for ref in named if ref[1:].isdigit()), default=0)
+
+    def append(self, record: Record, body: str) -> None:
+        """Write a call and its body, both on disk when this returns."""
+        data = body.encode("utf-8", "backslashreplace")
+        sha = hashlib.sha256(data).hexdigest()
+        args = {"sha256": hash_of(record.args)} if self._redact else dict(record.args)
+        line = record._asdict() | {
+            "args": args,
+            "ms": round(record.ms, 1),
+            "out_sha": sha,
+            "out_len": len(data),
+        }
+        with self._lock:
+            if not self._redact:
+                self._keep(sha, data)
+            text = encoded(line | {"seq": self._seq + 1, "prev": self._prev})
+            _write_all(self._fd, text + b"\n")
+            os.fsync(self._fd)
+            self._prev, self._seq = hashlib.sha256(text).hexdigest(), self._seq + 1
+            self._outs[record.ref] = sha
+
+    def body(self, ref: str) -> str | None:
+        """Read the whole body of an earlier call: ref -> text, or None."""
+        sha = self._outs.get(ref)
+        if sha is None:
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            return (self.folder / "out" / sha).read_bytes().decode("utf-8", "replace")
+        return None
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _keep(self, sha: str, data: bytes) -> None:
+        target = self.folder / "out" / sha
+        if target.exists():
+            return
+        temporary = target.with_name(f"{sha}.part")
+        with open(temporary, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, target)
+
+
+def encoded(record: Mapping[str, Any]) -> bytes:
+    """Write a record as its one canonical line: sorted keys, compact."""
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace")
+
+
+def hash_of(record: Mapping[str, Any]) -> str:
+    """Hash a record as the next one's `prev` states it."""
+    return hashlib.sha256(encoded(record)).hexdigest()
+
+
+def verify(folder: Path, *, bodies: bool = True) -> Verdict:
+    """Walk the chain and check that every body is there and hashes to its name."""
+    data = (folder / "log.jsonl").read_bytes()
+    *lines, torn = data.split(b"\n")
+    records: list[dict[str, Any]] = []
+    problems = []
+    prev = FIRST
+    for number, line in enumerate(lines, 1):
+        record = _parsed(line)
+        if record is None or record.get("prev") != prev or record.get("seq") != number:
+            problems.append(f"line {number} does not continue the chain")
+            break
+        records.append(record)
+        prev = hashlib.sha256(line).hexdigest()
+    if bodies:
+        problems += _body_problems(folder, records)
+    return Verdict(records, len(data) - len(torn), len(torn), problems)
+
+
+def _body_problems(folder: Path, records: list[dict[str, Any]]) -> Iterator[str]:
+    for record in records:
+        body = folder / "out" / record["out_sha"]
+        if "sha256" in record["args"] and not body.exists():
+            continue  # redacted
+        if not body.exists():
+            yield f"{record['ref']}: its body is missing"
+        elif hashlib.sha256(body.read_bytes()).hexdigest() != record["out_sha"]:
+            yield f"{record['ref']}: its body was changed"
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError):
+        record = json.loads(line)
+        if isinstance(record, dict) and {"ref", "out_sha", "parent", "args"} <= record.keys():
+            return record
+    return None
+
+
+def _claim(fd: int, folder: Path) -> None:
+    """Refuse a run that another server writes to."""
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"run {folder.name} is in use by another server; name another") from None
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """Write every byte, or cut the line off again."""
+    start = os.fstat(fd).st_size
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    except BaseException:
+        os.ftruncate(fd, start)
+        raise

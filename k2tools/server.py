@@ -1,0 +1,135 @@
+"""Where tools meet the protocol: one factory for stdio, HTTP, tests and conformance.
+
+Both eras of the wire (2025 with `initialize`, 2026-07-28 without) are served by the same object.
+Every answer is one text block; nothing is structured, so every client shows the model the same.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+from mcp.server import Server
+from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.caching import CacheHint
+from mcp.server.context import ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    CallToolRequestParams,
+    CallToolResult,
+    InputRequiredResult,
+    ListToolsResult,
+    TextContent,
+)
+from mcp_types import Tool as ListedTool
+
+from k2tools import files
+from k2tools.dispatch import Dispatcher
+from k2tools.results import ToolError
+from k2tools.session import LOCAL, Session, Sessions
+from k2tools.settings import Settings
+from k2tools.toolbox import App, Pack, Tool
+from k2tools.workspace import Workspace
+
+PACKS: tuple[Pack, ...] = (files.PACK,)
+RUN_KEY = "io.k2tools/run"  # in a request's _meta: the run it belongs to
+HOUR_MS = 3_600_000
+
+
+class State(NamedTuple):
+    """What the protocol's handlers find in the lifespan."""
+
+    dispatcher: Dispatcher
+    sessions: Sessions
+
+
+def build_server(settings: Settings, packs: Sequence[Pack] = PACKS) -> Server[State]:
+    """Build the server of a workspace: settings, packs -> Server."""
+    tools = {tool.name: tool for pack in packs for tool in pack.tools}
+    listed = ListToolsResult(tools=[_listed(tool) for tool in tools.values()])
+
+    async def list_tools(cx: ServerRequestContext[State], _: Any) -> ListToolsResult:
+        return listed
+
+    hint = CacheHint(ttl_ms=HOUR_MS, scope="public")
+    return Server(
+        "k2tools",
+        version=_version(),
+        title="k2tools",
+        description="Search, Python, files and facts over one workspace",
+        lifespan=lambda _: lifespan(settings, packs, tools),
+        cache_hints={"tools/list": hint, "server/discover": hint},
+        get_tool_input_schema=lambda name: tools[name].schema if name in tools else None,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+    )
+
+
+@asynccontextmanager
+async def lifespan(
+    settings: Settings, packs: Sequence[Pack], tools: Mapping[str, Tool]
+) -> AsyncIterator[State]:
+    """Hold open what lives as long as the server: workspace, services, sessions."""
+    async with AsyncExitStack() as stack:
+        workspace = Workspace(
+            settings.workspace, writable=settings.writable, secret_globs=settings.secret_globs
+        )
+        stack.callback(workspace.close)
+        app = App(settings, workspace)
+        sessions = Sessions(settings)
+        stack.callback(sessions.close)
+        for pack in packs:
+            if pack.start is not None:
+                await stack.enter_async_context(pack.start(app))
+        yield State(Dispatcher(app, tools), sessions)
+
+
+async def call_tool(
+    request: ServerRequestContext[State], params: CallToolRequestParams
+) -> CallToolResult | InputRequiredResult:
+    """Serve `tools/call`: find the session, run the call, answer in one text block."""
+    dispatcher, sessions = request.lifespan_context
+    meta: Mapping[str, Any] = dict(request.meta or {})
+    try:
+        session = _session(sessions, meta)
+    except (ToolError, ValueError) as error:
+        return _text(str(error), is_error=True)
+    outcome = await dispatcher.call(
+        session, params.name, params.arguments, request=request, trace_id=_trace_id(meta)
+    )
+    if isinstance(outcome.raw, MCPError):
+        raise outcome.raw
+    return outcome.raw or _text(outcome.text, is_error=outcome.is_error)
+
+
+def _session(sessions: Sessions, meta: Mapping[str, Any]) -> Session:
+    """Find the session of a request by its token and its run, never by its connection."""
+    token = get_access_token()
+    principal = f"{token.client_id}/{token.subject or ''}" if token else LOCAL
+    return sessions.get(principal, str(meta.get(RUN_KEY, "")), authenticated=token is not None)
+
+
+def _trace_id(meta: Mapping[str, Any]) -> str:
+    """Read the trace id of a W3C traceparent, "" without one."""
+    parts = str(meta.get("traceparent", "")).split("-")
+    return parts[1] if len(parts) == 4 and len(parts[1]) == 32 else ""
+
+
+def _text(text: str, *, is_error: bool) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=is_error)
+
+
+def _listed(tool: Tool) -> ListedTool:
+    return ListedTool(
+        name=tool.name,
+        description=tool.description,
+        input_schema=tool.schema,
+        annotations=tool.annotations,
+    )
+
+
+def _version() -> str:
+    try:
+        return version("k2ref")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,59 @@
+"""Every limit of the server in one frozen object: units in names, policy from the operator only."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the operator decided before the first call; no tool can change it."""
+
+    workspace: Path
+    state: Path  # run logs, indexes and caches; never inside the workspace
+    writable: bool = True
+    secret_globs: tuple[str, ...] = (
+        ".env",
+        ".env.*",
+        "id_rsa*",
+        "id_ed25519*",
+        "*credentials*",
+        "*.pem",
+    )
+
+    # results
+    default_chars: int = 4_000
+    hard_chars: int = 32_000
+    line_chars: int = 2_000
+    body_chars: int = 1_000_000  # of a result kept behind its ref
+
+    # calls
+    call_timeout_s: float = 50.0  # clients give up at 60
+    heartbeat_s: float = 5.0
+    budget_calls: int = 0  # 0: no budget
+    parallel_calls: int = 16  # per principal; further calls wait
+    rate_calls_per_s: float = 200.0
+    rate_burst_calls: int = 2_000
+    deny_tools: frozenset[str] = field(default_factory=frozenset)
+    redact_log: bool = False  # keep hashes and sizes, not arguments and outputs
+    run: str = ""  # resume this run; "" starts one
+
+    # handles
+    handle_idle_s: float = 1_800.0
+    handle_life_s: float = 86_400.0
+    max_handles: int = 32  # per principal
+
+    # files
+    max_read_bytes: int = 64 * 2**20
+    max_write_bytes: int = 4 * 2**20
+    max_listed: int = 200
+    max_walked_files: int = 200_000
+    fallback_encoding: str = "cp1252"
+    grep_timeout_s: float = 20.0
+
+    # HTTP
+    max_request_bytes: int = 8 * 2**20
+    http_session_idle_s: float = 600.0
+    max_http_sessions: int = 256
+    shutdown_grace_s: int = 2
+    allowed_hosts: tuple[str, ...] = ("127.0.0.1:*", "localhost:*", "[::1]:*")
+    allowed_origins: tuple[str, ...] = ("http://127.0.0.1:*", "http://localhost:*")
