@@ -104,7 +104,7 @@ class Namespace:
 
     def __init__(self, offered: Any, *, name: str = "", precision: str | None = None) -> None:
         self.offered = offered
-        declared: str = precision or getattr(offered, "PRECISION", "f32")
+        declared = str(precision or getattr(offered, "PRECISION", "f32"))
         answers = getattr(offered, "NUMERICS", {})
         self.info = Info(
             name=name or getattr(offered, "NAME", getattr(offered, "__name__", "engine")),
