@@ -1,7 +1,8 @@
 """The model against transformers' `DeepseekV3ForCausalLM`, on checkpoints that transformers wrote.
 
-For the float64 comparison the peer's float32 islands are lifted: casts to float32 become casts to float64, and
-cosines are taken in float64 of the float32 angles. What is left of the peer is its arithmetic.
+For the float64 comparison the peer's float32 islands are lifted: casts to float32 become casts to
+float64, and cosines are taken in float64 of the float32 angles. What is left of the peer is its
+arithmetic.
 """
 
 from collections.abc import Iterator
