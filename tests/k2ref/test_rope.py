@@ -127,7 +127,7 @@ def test_angles_are_float32_products(name, position, pair, angle, cosine) -> Non
 def test_pairs_are_neighbours_and_turn_counter_clockwise() -> None:
     x_TR = np.array([[0.0, 1.0, 0.0, 0.0]])
     out_TR = oracle.rotate(x_TR, np.array([[1.0, 0.5]]))
-    assert out_TR[0].round(15).tolist() == [-0.841470984807897, 0.54030230586814, 0, 0]
+    assert out_TR[0].round(12).tolist() == [-0.841470984808, 0.540302305868, 0, 0]
 
 
 @given(seeds, st.integers(0, 5))
