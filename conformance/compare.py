@@ -14,6 +14,9 @@ noise    What rounding does in practice. σ is the spread of the reference itsel
          σ. Correct engines of both precisions reach 2.7, the weakest bug 7.4, so 6 separates. Where
          a bound exists as well, an error between 6 σ and the bound is LOOSE: allowed, and shown.
 
+twins    Two float64 computations of one formula differ by their roundings only: at most 1e-12 of
+         the largest value, some thousand units, and six orders below what float32 would show.
+
 slack    Routing is set-valued: where biased scores are closer than their own error δ, engines may
          choose either expert. slack = best refused - worst chosen biased score; at most δ is
          allowed. δ = 2⁻²⁰ in float32: 8 units of a sigmoid (4 ulp of exp, the division, the sum
@@ -40,6 +43,7 @@ from k2ref.errors import InputError
 
 TAU_LIMIT = 6.0
 NMSE_LIMIT = 1e-10
+TWIN_LIMIT = 1e-12
 ROUTER_DELTA = {"f64": 2.0**-48, "f32": 2.0**-20, "f16": 6 * 2.0**-11, "bf16": 6 * 2.0**-8}
 WEIGHT_UNITS = 8
 GAP_LIMIT = {"f64": 1e-10, "f32": 1e-4, "f16": 2e-2, "bf16": 0.15}
@@ -137,6 +141,12 @@ def bounded(found: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> Agree
     verdict = Verdict.PASS if worst <= 1 else Verdict.FAIL
     message = "" if worst <= 1 else _at(found, expected, where) + f", {worst:.3g} x the bound"
     return Agreement(verdict, "bound", worst, 1.0, where, bound_use=worst, message=message)
+
+
+def twins(found: np.ndarray, expected: np.ndarray) -> Agreement:
+    """Compare two float64 ways to one answer: found, expected -> Agreement."""
+    bound = np.full(expected.shape, TWIN_LIMIT * np.abs(expected).max(initial=0.0))
+    return bounded(found, expected, bound)._replace(rule="twins")
 
 
 def noise_units(error: np.ndarray, sigma: np.ndarray) -> np.ndarray:

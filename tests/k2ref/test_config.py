@@ -56,6 +56,8 @@ def test_the_derived_facts_follow_from_the_preset() -> None:
         assert (
             f"{preset.softmax_scale():.13f}" == f"{derived[f'softmax_scale_factor_{factor}']:.13f}"
         )
+        wanted = derived[f"softmax_scale_factor_{factor}"]
+        assert f"{preset.softmax_scale():.12f}" == f"{wanted:.12f}"
         assert preset.rope.amplitude == 1
 
 

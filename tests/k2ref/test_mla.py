@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conformance.compare import agree
 from k2ref import oracle
+from tests.agree import agree
 from tests.strategies import normal, seeds
 
 WAYS = [oracle.attend_expanded, oracle.attend_absorbed]
