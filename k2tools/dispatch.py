@@ -115,7 +115,7 @@ class Dispatcher:
 async def _ended(tool: Tool, cx: Context, args: Mapping[str, Any]) -> Ended:
     """Run the function itself; whatever it raises becomes an answer, a defect an incident."""
     try:
-        value = await tool.function(cx, **args)
+        value = await tool.function(cx, **tool.bound(args))
     except ToolError as error:
         return Ended("error", Result(str(error)))
     except MCPError as error:

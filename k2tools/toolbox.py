@@ -22,10 +22,11 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from mcp.server.context import ServerRequestContext
 from mcp_types import ToolAnnotations
+from pydantic import TypeAdapter
 
 from k2tools.results import Result
 from k2tools.schemas import Schema, schema_of
@@ -113,6 +114,7 @@ class Context:
             await self.request.session.report_progress(next(self.ticks), None, message)
 
 
+_NESTED = ("array", "object")
 Function = Callable[..., Awaitable[Any]]
 
 
@@ -127,6 +129,16 @@ class Tool:
     annotations: ToolAnnotations
     function: Function
     size_arguments: frozenset[str] = frozenset()  # given by the caller, they lift the default cap
+    adapters: Mapping[str, TypeAdapter[Any]] = field(default_factory=dict)
+
+    def bound(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Build what is not plain JSON: validated arguments -> keyword arguments."""
+        built = {
+            name: adapter.validate_python(arguments[name])
+            for name, adapter in self.adapters.items()
+            if name in arguments
+        }
+        return {**arguments, **built}
 
 
 @dataclass(frozen=True)
@@ -146,12 +158,15 @@ def tool(
 ) -> Tool:
     """Make a tool of a plain typed function: its docstring is what the model reads."""
     description = " ".join((inspect.getdoc(function) or "").split())
+    schema, hints = schema_of(function), get_type_hints(function, include_extras=True)
+    nested = [n for n, sub in schema["properties"].items() if sub.get("type") in _NESTED]
     return Tool(
         name=function.__name__,
         description=description,
-        schema=schema_of(function),
+        schema=schema,
         example=example,
         annotations=annotations,
         function=function,
         size_arguments=frozenset(size_arguments),
+        adapters={name: TypeAdapter(hints[name]) for name in nested},
     )

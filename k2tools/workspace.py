@@ -12,7 +12,9 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from fnmatch import fnmatch
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ from k2tools.results import ToolError, shown
 
 SHA_CHARS = 12  # of the hexadecimal SHA-256 that a model is shown and may give back
 UNLISTED = frozenset({".git", ".hg", ".svn", "__pycache__", "node_modules"})
+SUGGESTED_FROM_FILES = 2_000  # looked at for the nearest name
 RULE = "Paths are relative to the workspace, with / between names and no '..'"
 
 
@@ -99,13 +102,25 @@ class Workspace:
         """Open a regular file for reading: path -> descriptor that the caller closes."""
         path = self.checked(path)
         with refusing(path):
-            fd = self._root.open(path, os.O_RDONLY)
+            try:
+                fd = self._root.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                raise ToolError(self._missing(path)) from None
             try:
                 _require_regular(path, os.fstat(fd))
             except BaseException:
                 os.close(fd)
                 raise
             return fd
+
+    def _missing(self, path: str) -> str:
+        """Say that a file is not there, with the names that come nearest."""
+        names = [printable(entry.path) for entry in islice(self.files(), SUGGESTED_FROM_FILES)]
+        wanted = path.rpartition("/")[2]
+        close = [name for name in names if name.rpartition("/")[2] == wanted]
+        close = (close or get_close_matches(path, names, 3, 0.6))[:3]
+        hint = f"; did you mean {' or '.join(close)}?" if close else "; list_files shows them"
+        return f"{printable(path)} does not exist. {RULE}{hint}"
 
     def read(self, path: str, max_bytes: int) -> File:
         """Read a whole file: path, cap -> File."""
@@ -121,8 +136,8 @@ class Workspace:
                 raise ToolError(f"{printable(path)} grew past {max_bytes} bytes while being read")
             return File(data, stat.S_IMODE(status.st_mode))
 
-    def write(self, path: str, data: bytes, *, if_sha: str = "", max_bytes: int) -> None:
-        """Create or replace a file in one step; its mode is kept.
+    def write(self, path: str, data: bytes, *, if_sha: str = "", max_bytes: int) -> bool:
+        """Create or replace a file in one step, its mode kept: -> whether it is new.
 
         Another process can still write between the comparison with `if_sha` and the rename.
         """
@@ -137,7 +152,9 @@ class Workspace:
             refusing(path),
             self._root.directory(folder, create=True) as directory,
         ):
-            _replace(directory, name, data, mode=self._replaced_mode(directory, name, path, if_sha))
+            mode = self._replaced_mode(directory, name, path, if_sha)
+            _replace(directory, name, data, mode=mode)
+            return mode is None
 
     def _replaced_mode(self, directory: Directory, name: str, path: str, if_sha: str) -> int | None:
         """Check what is about to be replaced: -> its mode, or None for a new file."""
@@ -145,7 +162,9 @@ class Workspace:
             status = directory.stat(name)
         except FileNotFoundError:
             if if_sha:
-                raise ToolError(f"{path} does not exist, so it has no sha {if_sha}") from None
+                raise ToolError(
+                    f"{path} does not exist, so it has no sha; leave if_sha out"
+                ) from None
             return None
         if stat.S_ISLNK(status.st_mode):
             raise ToolError(f"{path} is a symbolic link; write to the file it names instead")
@@ -153,16 +172,17 @@ class Workspace:
         if status.st_nlink > 1:
             raise ToolError(f"{path} has {status.st_nlink} names (hard links); write a new file")
         if if_sha:
-            self._require_sha(directory, name, path, if_sha)
+            with os.fdopen(directory.open(name, os.O_RDONLY), "rb") as handle:
+                self.require_sha(path, handle.read(), if_sha)
         return stat.S_IMODE(status.st_mode)
 
-    def _require_sha(self, directory: Directory, name: str, path: str, if_sha: str) -> None:
-        with os.fdopen(directory.open(name, os.O_RDONLY), "rb") as handle:
-            now = hashlib.file_digest(handle, "sha256").hexdigest()
+    def require_sha(self, path: str, data: bytes, if_sha: str) -> None:
+        """Refuse a change that was written for other contents."""
+        now = hashlib.sha256(data).hexdigest()
         if len(if_sha) < SHA_CHARS or not now.startswith(if_sha.lower()):
             raise ToolError(
-                f"{path} has sha {now[:SHA_CHARS]}, not {shown(if_sha)}: it changed since; "
-                "read_file it again and repeat the change"
+                f"{printable(path)} has sha {now[:SHA_CHARS]}, not {shown(if_sha)}: it changed "
+                "since; read_file it again and repeat the change"
             )
 
     def files(self, glob: str = "**/*", *, max_files: int = 200_000) -> Iterator[Entry]:
