@@ -181,6 +181,7 @@ def test_the_group_size_is_that_of_the_group_that_matches() -> None:
 def test_a_generation_stops_on_both_ids_of_the_kimi_vocabulary(tmp_path: Path) -> None:
     assert K2_INSTRUCT.stops == K2_THINKING.stops == (163585, 163586)
     (tmp_path / "config.json").write_text(json.dumps(changed(eos_token_id=7)))
+    assert configs.load_config(tmp_path).stops == (7,)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [9, 7]}')
     assert configs.load_config(tmp_path).stops == (7, 9)
 
