@@ -50,6 +50,10 @@ class Checkpoint:
         self.bytes_read[name] = entry.nbytes
         return self._maps.view(entry)
 
+    def _whole(self, name: str) -> np.ndarray:
+        self._maps.fetch(self.entry(name))
+        return self[name]
+
     def entry(self, name: str) -> Entry:
         """Find where a tensor lies: name -> entry."""
         if name not in self._entries:
@@ -67,12 +71,14 @@ class Checkpoint:
             self._check_packed_shape(module)
             size = self.config.quantization.int4_group_size(self.config.prefix + module)
             assert size is not None  # checked when the checkpoint was opened
-            packed_MP, scale_MG = self[f"{module}.weight_packed"], self[f"{module}.weight_scale"]
+            packed_MP = self._whole(f"{module}.weight_packed")
+            scale_MG = self._whole(f"{module}.weight_scale")
             return Int4(packed_MP, scale_MG, size, columns=self._shapes[module][1])
         if f"{module}.weight_scale_inv" in self._entries:
             block = self.config.quantization.block
-            return Fp8(self[f"{module}.weight"], self[f"{module}.weight_scale_inv"], block)
-        return self[f"{module}.weight"]
+            scale_UJ = self._whole(f"{module}.weight_scale_inv")
+            return Fp8(self._whole(f"{module}.weight"), scale_UJ, block)
+        return self._whole(f"{module}.weight")
 
     def feed_forward(self, module: str) -> Expert:
         """Look at the three weights of a feed-forward network: module -> Expert."""

@@ -111,6 +111,13 @@ class Maps:
                 self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self._maps[path]
 
+    def fetch(self, entry: Entry) -> None:
+        """Ask for all pages of a tensor at once, without waiting for them: entry."""
+        if hasattr(mmap, "MADV_WILLNEED"):  # not every system takes advice
+            start = entry.start // mmap.PAGESIZE * mmap.PAGESIZE
+            length = entry.start + entry.nbytes - start
+            self.map(entry.path).madvise(mmap.MADV_WILLNEED, start, length)
+
     def view(self, entry: Entry) -> np.ndarray:
         """Look at a tensor without reading it: entry -> read-only array of its shape and type."""
         flat = np.frombuffer(
