@@ -1,33 +1,140 @@
-"""The command line: `k2tools serve DIR` and its companions."""
+"""The command line: serve a folder, try it, connect a client, read and replay runs."""
 
 import argparse
+import dataclasses
 import hashlib
 import os
+import secrets
+import sys
+from collections.abc import Callable
 from pathlib import Path
-
-import anyio
+from typing import TYPE_CHECKING, Any
 
 from k2tools.settings import Settings
+
+if TYPE_CHECKING:
+    from k2tools.transports import Address
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command: arguments -> exit code."""
-    parser = argparse.ArgumentParser("k2tools", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    serve = commands.add_parser("serve", help="serve a folder to an MCP client over stdio")
-    serve.add_argument("folder", type=Path)
-    serve.add_argument("--state", type=Path, help="where run logs and indexes live")
-    serve.set_defaults(run=run_serve)
-    options = parser.parse_args(argv)
-    return int(options.run(options))
+    options = parser().parse_args(argv)
+    try:
+        return int(options.command(options))
+    except (ValueError, OSError) as error:
+        print(f"k2tools: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the commands; what they need is imported when they run."""
+    top = argparse.ArgumentParser("k2tools", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(command=run)
+        return made
+
+    _serve_options(command("serve", run_serve, "serve a folder over stdio or HTTP"))
+    made = command("config", run_config, "print the snippet that connects a client")
+    made.add_argument(
+        "client", help="claude-code, claude-desktop, codex, cursor, kimi-code, vscode"
+    )
+    made.add_argument("folder", type=Path, nargs="?", default=Path())
+    made = command("doctor", run_doctor, "say what works here, and how to get the rest")
+    made.add_argument("folder", type=Path, nargs="?", default=Path())
+    made = command("show", run_show, "render the log of a run and verify its chain")
+    _run_options(made)
+    made.add_argument("--full", action="store_true", help="whole bodies, not the first lines")
+    made = command("replay", run_replay, "repeat a run on a copy of its folder and compare bytes")
+    _run_options(made)
+    made.add_argument("--workspace", type=Path, help="the folder as it was before the run")
+    return top
+
+
+def _serve_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("folder", type=Path, help="the workspace: nothing outside is reached")
+    made.add_argument("--http", metavar="HOST:PORT", help="listen there instead of stdio")
+    made.add_argument("--no-auth", action="store_true", help="loopback only: no token")
+    made.add_argument("--oauth-issuer", metavar="URL", help="accept this issuer's tokens")
+    made.add_argument("--oauth-keys", metavar="URL", help="its JWKS, if not at the usual place")
+    made.add_argument("--resource", metavar="URL", help="this server's public URL, for OAuth")
+    made.add_argument("--scope", action="append", default=[], help="scope a token must have")
+    made.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME[:PORT]", help="Host header"
+    )
+    made.add_argument(
+        "--allow-origin", action="append", default=[], metavar="URL", help="Origin header"
+    )
+    made.add_argument("--stateless", action="store_true", help="for several workers behind a proxy")
+    made.add_argument("--state", type=Path, help="where run logs and indexes live")
+    made.add_argument("--run", default="", help="resume the run of this name, or start it")
+    made.add_argument("--read-only", action="store_true", help="no tool writes to the folder")
+    made.add_argument("--snapshot", action="store_true", help="keep the folder for `replay`")
+    made.add_argument("--redact", action="store_true", help="log hashes and sizes only")
+    made.add_argument("--budget", type=int, default=0, metavar="CALLS", help="calls in a run")
+    made.add_argument("--deny", action="append", default=[], metavar="TOOL", help="refuse a tool")
+    made.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any limit of Settings"
+    )
+
+
+def _run_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("run", help="the folder of a run, or its name")
+    made.add_argument("--folder", type=Path, default=Path(), help="the workspace it belongs to")
 
 
 def run_serve(options: argparse.Namespace) -> int:
-    from k2tools.transports import serve_stdio  # the SDK takes half a second to import
+    import anyio
 
+    from k2tools.server import build_server  # the SDK takes half a second to import
+    from k2tools.transports import serve_http, serve_stdio
+
+    settings = settings_of(options)
+    server = build_server(settings)
+    if options.http is None:
+        return anyio.run(serve_stdio, server)
+    address = _address(options)
+    return serve_http(server, settings, address, lambda url: _say_where(settings, url, address))
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Turn flags into settings."""
     folder = options.folder.resolve(strict=True)
-    settings = Settings(folder, options.state or default_state(folder))
-    return anyio.run(serve_stdio, settings)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder")
+    given = Settings(
+        folder,
+        options.state or default_state(folder),
+        writable=not options.read_only,
+        redact_log=options.redact,
+        snapshot=options.snapshot,
+        budget_calls=options.budget,
+        deny_tools=frozenset(options.deny),
+        run=options.run,
+        allowed_hosts=(*Settings.allowed_hosts, *options.allow_host),
+        allowed_origins=(*Settings.allowed_origins, *options.allow_origin),
+    )
+    return dataclasses.replace(given, **dict(_limit(pair) for pair in options.set))
+
+
+def _limit(pair: str) -> tuple[str, Any]:
+    """Read NAME=VALUE with the type of that setting."""
+    name, equals, text = pair.partition("=")
+    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Settings)}
+    kinds = (int, float, str, tuple)
+    names = [n for n, value in defaults.items() if isinstance(value, kinds)]
+    if not equals or name not in names:
+        raise ValueError(f"--set takes NAME=VALUE with a name of {', '.join(names)}; got {pair!r}")
+    default = defaults[name]
+    if isinstance(default, bool):
+        return name, text.lower() in ("true", "yes", "1")
+    if isinstance(default, tuple):
+        return name, tuple(filter(None, text.split(",")))
+    return name, type(default)(text)
 
 
 def default_state(folder: Path) -> Path:
@@ -35,3 +142,83 @@ def default_state(folder: Path) -> Path:
     base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
     return base / "k2tools" / f"{folder.name or 'root'}-{name}"
+
+
+def _address(options: argparse.Namespace) -> "Address":
+    """Decide where to listen and whom to let in: flags, environment -> Address."""
+    from k2tools.auth import MIN_TOKEN_CHARS, SharedToken, Verifier, is_loopback
+    from k2tools.transports import Address
+
+    host, _, port = options.http.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"--http takes HOST:PORT, such as 127.0.0.1:8765; got {options.http!r}")
+    verifier: Verifier | None
+    token = os.environ.get("K2TOOLS_TOKEN", "")
+    if options.oauth_issuer:
+        verifier = _issuer(options)
+    elif options.no_auth:
+        verifier = None
+    elif token and len(token) < MIN_TOKEN_CHARS:
+        raise ValueError(f"K2TOOLS_TOKEN needs {MIN_TOKEN_CHARS} characters, it has {len(token)}")
+    elif token or is_loopback(host):
+        verifier = SharedToken(token or secrets.token_urlsafe(24))
+    else:
+        verifier = None  # refused when the application is built
+    return Address(
+        host.strip("[]"), int(port), verifier, tuple(options.scope), stateless=options.stateless
+    )
+
+
+def _issuer(options: argparse.Namespace) -> Any:
+    import jwt
+
+    from k2tools.auth import IssuedTokens
+
+    if not options.resource:
+        raise ValueError("--oauth-issuer needs --resource, the URL tokens must be meant for")
+    keys = options.oauth_keys or options.oauth_issuer.rstrip("/") + "/.well-known/jwks.json"
+    return IssuedTokens(options.oauth_issuer, options.resource, jwt.PyJWKClient(keys))
+
+
+def _say_where(settings: Settings, url: str, address: "Address") -> None:
+    from k2tools.auth import SharedToken
+
+    print(f"k2tools serves {settings.workspace} on {url}", file=sys.stderr, flush=True)
+    if isinstance(address.verifier, SharedToken):
+        print(f"Authorization: Bearer {address.verifier.token}", file=sys.stderr, flush=True)
+
+
+def run_config(options: argparse.Namespace) -> int:
+    from k2tools.clients import snippet
+
+    print(snippet(options.client, options.folder.resolve(strict=True)))
+    return 0
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    from k2tools.doctor import report
+
+    folder = options.folder.resolve(strict=True)
+    print("\n".join(report(Settings(folder, default_state(folder)))))
+    return 0
+
+
+def run_show(options: argparse.Namespace) -> int:
+    from k2tools.show import show
+
+    return show(_run_folder(options), full=options.full)
+
+
+def run_replay(options: argparse.Namespace) -> int:
+    from k2tools.replay import replay
+
+    return replay(_run_folder(options), options.workspace)
+
+
+def _run_folder(options: argparse.Namespace) -> Path:
+    """Find a run by its folder or by its name among the runs of a workspace."""
+    state = default_state(options.folder.resolve(strict=True))
+    for folder in (Path(options.run), state / "runs" / options.run):
+        if (folder / "log.jsonl").is_file():
+            return folder
+    raise ValueError(f"no run {options.run!r}; runs of this folder are in {state / 'runs'}")

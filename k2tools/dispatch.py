@@ -23,6 +23,7 @@ from k2tools.toolbox import App, Context, Outcome, Tool
 
 logger = logging.getLogger(__name__)
 
+UNLOGGED = "the run log could not be written, so its answer is withheld; tell the operator"
 Raw = CallToolResult | InputRequiredResult | MCPError
 
 
@@ -63,12 +64,12 @@ class Dispatcher:
         except ToolError as error:
             ended = Ended("error", Result(str(error)))
         finally:
-            body = ended.result.text[: self.app.settings.body_chars]
             ms = (time.perf_counter() - started_s) * 1e3
             record = Record(ref, name, args, ended.status, ms, trace_id, parent)
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(session.log.append, record, body)
-        return self._outcome(cx, ended, body)
+            body = ended.result.text[: self.app.settings.body_chars]
+            unlogged = await _logged(session, record, body)
+            session.leave()
+        return self._outcome(cx, unlogged or ended)
 
     async def _run(self, tool: Tool, cx: Context, args: Mapping[str, Any], *, inner: bool) -> Ended:
         """Run the function within its time: calls from inside python hold their parent's place."""
@@ -84,7 +85,8 @@ class Dispatcher:
             text = f"{tool.name} was stopped after {limit_s:.0f} s: ask for less"
             return Ended("timeout", Result(text))
 
-    def _outcome(self, cx: Context, ended: Ended, body: str) -> Outcome:
+    def _outcome(self, cx: Context, ended: Ended) -> Outcome:
+        body = ended.result.text[: self.app.settings.body_chars]
         text = shorten(
             body,
             ref=cx.ref,
@@ -131,6 +133,17 @@ async def _ended(tool: Tool, cx: Context, args: Mapping[str, Any]) -> Ended:
         failed = isinstance(value, CallToolResult) and value.is_error
         return Ended("error" if failed else "ok", Result(value.model_dump_json()), value)
     return Ended("ok", value if isinstance(value, Result) else Result(str(value)))
+
+
+async def _logged(session: Session, record: Record, body: str) -> Ended | None:
+    """Write the record, whatever happens to the caller: -> what to answer when that failed."""
+    try:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(session.log.append, record, body)
+    except OSError as error:
+        logger.error("run log: %s", error)
+        return Ended("error", Result(f"{record.tool} ran but {UNLOGGED}: {error.strerror}"))
+    return None
 
 
 def _leaves(group: BaseExceptionGroup[ToolError]) -> list[str]:

@@ -4,13 +4,20 @@ Both eras of the wire (2025 with `initialize`, 2026-07-28 without) are served by
 Every answer is one text block; nothing is structured, so every client shows the model the same.
 """
 
+import io
+import json
+import platform
+import tarfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mcp.server import Server
 from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.provider import principal_components
 from mcp.server.caching import CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
@@ -33,6 +40,7 @@ from k2tools.workspace import Workspace
 
 PACKS: tuple[Pack, ...] = (files.PACK,)
 RUN_KEY = "io.k2tools/run"  # in a request's _meta: the run it belongs to
+RUN_HEADER = "k2tools-run"
 HOUR_MS = 3_600_000
 
 
@@ -45,7 +53,7 @@ class State(NamedTuple):
 
 def build_server(settings: Settings, packs: Sequence[Pack] = PACKS) -> Server[State]:
     """Build the server of a workspace: settings, packs -> Server."""
-    tools = {tool.name: tool for pack in packs for tool in pack.tools}
+    tools = tools_of(packs)
     listed = ListToolsResult(tools=[_listed(tool) for tool in tools.values()])
 
     async def list_tools(cx: ServerRequestContext[State], _: Any) -> ListToolsResult:
@@ -65,6 +73,11 @@ def build_server(settings: Settings, packs: Sequence[Pack] = PACKS) -> Server[St
     )
 
 
+def tools_of(packs: Sequence[Pack]) -> dict[str, Tool]:
+    """List the tools of packs by name, in their order."""
+    return {tool.name: tool for pack in packs for tool in pack.tools}
+
+
 @asynccontextmanager
 async def lifespan(
     settings: Settings, packs: Sequence[Pack], tools: Mapping[str, Tool]
@@ -76,7 +89,7 @@ async def lifespan(
         )
         stack.callback(workspace.close)
         app = App(settings, workspace)
-        sessions = Sessions(settings)
+        sessions = Sessions(settings, on_new=lambda folder: _begin(folder, settings, workspace))
         stack.callback(sessions.close)
         for pack in packs:
             if pack.start is not None:
@@ -91,7 +104,7 @@ async def call_tool(
     dispatcher, sessions = request.lifespan_context
     meta: Mapping[str, Any] = dict(request.meta or {})
     try:
-        session = _session(sessions, meta)
+        session = _session(sessions, _run(request, meta))
     except (ToolError, ValueError) as error:
         return _text(str(error), is_error=True)
     outcome = await dispatcher.call(
@@ -102,11 +115,17 @@ async def call_tool(
     return outcome.raw or _text(outcome.text, is_error=outcome.is_error)
 
 
-def _session(sessions: Sessions, meta: Mapping[str, Any]) -> Session:
-    """Find the session of a request by its token and its run, never by its connection."""
+def _run(request: ServerRequestContext[State], meta: Mapping[str, Any]) -> str:
+    """Read the run that a request names in its _meta or its headers, "" when it names none."""
+    headers = getattr(request.request, "headers", {})
+    return str(meta.get(RUN_KEY) or headers.get(RUN_HEADER, ""))
+
+
+def _session(sessions: Sessions, run: str) -> Session:
+    """Find the session of a caller by token and run, never by connection."""
     token = get_access_token()
-    principal = f"{token.client_id}/{token.subject or ''}" if token else LOCAL
-    return sessions.get(principal, str(meta.get(RUN_KEY, "")), authenticated=token is not None)
+    principal = "/".join(part or "" for part in principal_components(token)) if token else LOCAL
+    return sessions.get(principal, run, authenticated=token is not None)
 
 
 def _trace_id(meta: Mapping[str, Any]) -> str:
@@ -126,6 +145,25 @@ def _listed(tool: Tool) -> ListedTool:
         input_schema=tool.schema,
         annotations=tool.annotations,
     )
+
+
+def _begin(folder: Path, settings: Settings, workspace: Workspace) -> None:
+    """Note what a new run began with: the settings, and the workspace on request."""
+    kept = {
+        name: sorted(value) if isinstance(value, frozenset) else value
+        for name, value in asdict(settings).items()
+        if not isinstance(value, Path)
+    }
+    note = {"k2tools": _version(), "python": platform.python_version(), "settings": kept}
+    (folder / "run.json").write_text(json.dumps(note, indent=1) + "\n", "utf-8")
+    if settings.snapshot:
+        with tarfile.open(folder / "workspace.tar", "w") as archive:
+            for entry in workspace.files():
+                file = workspace.read(entry.path, settings.max_read_bytes)
+                member = tarfile.TarInfo(entry.path)
+                member.size, member.mode = len(file.data), file.mode
+                member.mtime = entry.mtime_ns // 10**9
+                archive.addfile(member, io.BytesIO(file.data))
 
 
 def _version() -> str:

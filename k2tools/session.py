@@ -35,12 +35,17 @@ class Session:
         self.limiter = anyio.CapacityLimiter(settings.parallel_calls)
         self._settings, self._clock = settings, clock
         self._last_ref = log.last_ref
+        self.running = 0  # calls under way
         self._tokens, self._filled_s = float(settings.rate_burst_calls), clock()
 
     def arrive(self) -> str:
-        """Take the next ref for a call that has arrived."""
+        """Take the next ref for a call that has arrived; `leave` follows it."""
+        self.running += 1
         self._last_ref += 1
         return f"r{self._last_ref}"
+
+    def leave(self) -> None:
+        self.running -= 1
 
     def step(self) -> str:
         """Say how far the budget is used, when there is one: " · step 17/300"."""
@@ -74,8 +79,8 @@ class Session:
 class Sessions:
     """The open sessions of a server, by (principal, run)."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, on_new: Callable[[Path], None] = lambda _: None) -> None:
+        self._settings, self._on_new = settings, on_new
         self._open: dict[tuple[str, str], Session] = {}
         self._default_run = settings.run or new_run()
 
@@ -89,11 +94,20 @@ class Sessions:
         session = self._open.pop((principal, run), None)
         if session is None:
             log = RunLog(self._folder(principal, run), redact=self._settings.redact_log)
+            if not log.last_ref:
+                self._on_new(log.folder)
             session = Session(self._settings, principal, log)
         self._open[principal, run] = session
-        if len(self._open) > self._settings.max_http_sessions:
-            self._open.pop(next(iter(self._open))).log.close()  # resumes from its log when named
+        self._close_idle(keep=session)
         return session
+
+    def _close_idle(self, keep: Session) -> None:
+        """Close the longest unused runs beyond the limit; they resume from their logs."""
+        for key, session in list(self._open.items()):
+            if len(self._open) <= self._settings.max_http_sessions:
+                return
+            if not session.running and session is not keep:
+                self._open.pop(key).log.close()
 
     def _folder(self, principal: str, run: str) -> Path:
         runs = self._settings.state / "runs"

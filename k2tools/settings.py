@@ -35,6 +35,7 @@ class Settings:
     rate_burst_calls: int = 2_000
     deny_tools: frozenset[str] = field(default_factory=frozenset)
     redact_log: bool = False  # keep hashes and sizes, not arguments and outputs
+    snapshot: bool = False  # keep the workspace as it was before the first call, for replay
     run: str = ""  # resume this run; "" starts one
 
     # handles
@@ -57,3 +58,10 @@ class Settings:
     shutdown_grace_s: int = 2
     allowed_hosts: tuple[str, ...] = ("127.0.0.1:*", "localhost:*", "[::1]:*")
     allowed_origins: tuple[str, ...] = ("http://127.0.0.1:*", "http://localhost:*")
+
+    def __post_init__(self) -> None:
+        if self.state.resolve().is_relative_to(self.workspace.resolve()):
+            raise ValueError(
+                f"the state folder {self.state} lies inside the workspace, where tools could "
+                "change the log; name another with --state"
+            )

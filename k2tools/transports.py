@@ -2,17 +2,29 @@
 
 import os
 import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import anyio
+import uvicorn
+from mcp.server import Server
 from mcp.server.stdio import stdio_server
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
-from k2tools.server import build_server
+from k2tools.auth import Verifier, auth_settings, is_loopback
 from k2tools.settings import Settings
 
+STOP_S = 0.3  # for tools to kill what they started
 
-async def serve_stdio(settings: Settings) -> int:
+
+async def serve_stdio(server: Server[Any]) -> int:
     """Serve one client over stdin and stdout until it closes them or a signal comes."""
-    server = build_server(settings)
     serving = anyio.CancelScope()
     ended: list[int] = []
 
@@ -21,7 +33,7 @@ async def serve_stdio(settings: Settings) -> int:
             async for number in signals:
                 ended.append(number)
                 serving.cancel()
-                await anyio.sleep(0.3)
+                await anyio.sleep(STOP_S)
                 os._exit(128 + number)  # a blocked read of stdin must not hold the process
 
     async with anyio.create_task_group() as group:
@@ -38,3 +50,76 @@ def ending_signals() -> list[signal.Signals]:
     """List the signals that end a server here; Windows knows fewer."""
     names = ("SIGTERM", "SIGINT", "SIGHUP")
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen and whom to let in."""
+
+    host: str
+    port: int
+    verifier: Verifier | None  # None: anybody on this machine
+    scopes: tuple[str, ...] = ()
+    stateless: bool = False  # 2025 clients without server-side sessions, for several workers
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+def http_app(server: Server[Any], settings: Settings, address: Address) -> Starlette:
+    """Mount a server on HTTP: /mcp for clients, /health for whoever watches."""
+    require_protection(address)
+    security = TransportSecuritySettings(
+        enable_dns_rebinding_protection=True,
+        allowed_hosts=list(settings.allowed_hosts),
+        allowed_origins=list(settings.allowed_origins),
+    )
+    verifier = address.verifier
+    auth = auth_settings(verifier, address.url, list(address.scopes)) if verifier else None
+    return server.streamable_http_app(
+        host=address.host,
+        stateless_http=address.stateless,
+        max_request_body_size=settings.max_request_bytes,
+        session_idle_timeout=None if address.stateless else settings.http_session_idle_s,
+        max_sessions=settings.max_http_sessions,
+        transport_security=security,
+        auth=auth,
+        token_verifier=verifier,
+        custom_starlette_routes=[Route("/health", _health)],
+    )
+
+
+def require_protection(address: Address) -> None:
+    """Refuse to serve other machines without a token."""
+    if address.verifier is None and not is_loopback(address.host):
+        raise ValueError(
+            f"{address.host} is reachable from other machines, so a token is needed: "
+            "set K2TOOLS_TOKEN or use --oauth-issuer, or listen on 127.0.0.1"
+        )
+
+
+async def _health(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("ok\n")
+
+
+def serve_http(
+    server: Server[Any], settings: Settings, address: Address, ready: Callable[[str], None]
+) -> int:
+    """Listen until a signal comes; `ready` gets the URL once the port is open."""
+    require_protection(address)
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    with socket.create_server((address.host, address.port), family=family) as listener:
+        address = replace(address, port=listener.getsockname()[1])
+        config = uvicorn.Config(
+            http_app(server, settings, address),
+            log_level="warning",
+            timeout_graceful_shutdown=settings.shutdown_grace_s,
+            server_header=False,
+        )
+        ready(f"{address.url}/mcp")
+        uvicorn.Server(config).run(sockets=[listener])
+    return 0

@@ -1,0 +1,56 @@
+"""What works on this machine, and how to get what does not."""
+
+import importlib.util
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from k2tools import beneath
+from k2tools.settings import Settings
+
+
+def report(settings: Settings) -> list[str]:
+    """List the findings, one line each: settings -> lines."""
+    return [f"{name + ':':<12}{text}" for name, text in findings(settings)]
+
+
+def findings(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Look at everything the server depends on."""
+    yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield "mcp", version("mcp")
+    yield "workspace", f"{settings.workspace}{_writable(settings.workspace)}"
+    yield "state", f"{settings.state}{_writable(_existing(settings.state))}"
+    yield "paths", _paths(settings.workspace)
+
+
+def _paths(workspace: Path) -> str:
+    if not beneath.HAS_DESCRIPTORS:
+        return "checked, then opened: no local process may swap folders for links meanwhile"
+    fd = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        best = beneath.best_opener(fd)
+    finally:
+        os.close(fd)
+    if best is beneath.openat2:
+        return "openat2: resolved and opened in one step, links inside the workspace work"
+    return "opened name by name: no link is followed (openat2 is not available here)"
+
+
+def _writable(folder: Path) -> str:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return f" (not writable: {error.strerror}; serve with --read-only or --state)"
+
+
+def _existing(path: Path) -> Path:
+    """Find the nearest folder that exists already."""
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def has_module(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None

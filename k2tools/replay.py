@@ -1,0 +1,144 @@
+"""Replay: repeat the calls of a run on a fresh copy of its workspace and compare every byte.
+
+Handles are minted anew, so both sides are compared with handles numbered in order of appearance;
+arguments that hold an old handle or an old ref get the new one.
+"""
+
+import json
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+
+from k2tools.runlog import verify
+from k2tools.server import PACKS, lifespan, tools_of
+from k2tools.session import LOCAL
+from k2tools.settings import Settings
+from k2tools.show import settings_of_run
+
+SNAPSHOT = "workspace.tar"
+HANDLE = re.compile(r"\b[a-z]+_[A-Za-z0-9_-]{22,}")
+REPEATABLE = ("ok", "error")  # not what ended by a clock or by the caller
+
+
+class Compared(NamedTuple):
+    """One call of the old run beside its repetition."""
+
+    ref: str
+    tool: str
+    verdict: str  # same | DIFFERS | skipped
+    detail: str = ""
+
+
+def replay(folder: Path, workspace: Path | None) -> int:
+    """Print how each call compares: run folder, initial workspace -> exit code."""
+    compared = anyio.run(repeated, folder, workspace)
+    for line in compared:
+        print(f"{line.ref}  {line.tool}  {line.verdict}{line.detail and ': ' + line.detail}")
+    differing = sum(line.verdict == "DIFFERS" for line in compared)
+    same = sum(line.verdict == "same" for line in compared)
+    print(f"{same} of {len(compared)} calls gave the same bytes, {differing} differ")
+    return 1 if differing else 0
+
+
+async def repeated(folder: Path, workspace: Path | None) -> list[Compared]:
+    """Repeat the calls of a run: run folder, initial workspace -> comparisons."""
+    verdict = verify(folder)
+    if verdict.problems:
+        raise ValueError(f"the run is damaged: {verdict.problems[0]}")
+    records = [record for record in verdict.records if not record["parent"]]
+    if any("sha256" in record["args"] for record in records):
+        raise ValueError("the run was logged with --redact, so its calls are not known")
+    records.sort(key=lambda record: int(record["ref"][1:]))
+    with _copy(folder, workspace) as base:
+        settings = _settings(folder, base)
+        async with lifespan(settings, PACKS, tools_of(PACKS)) as state:
+            session = state.sessions.get(LOCAL)
+            memory = _Memory()
+            return [await _one(state, session, record, folder, memory) for record in records]
+
+
+class _Memory:
+    """What the new run calls what the old run named."""
+
+    def __init__(self) -> None:
+        self.renamed: dict[str, str] = {}
+        self.numbers: tuple[dict[str, str], dict[str, str]] = ({}, {})
+
+    def arguments(self, args: Mapping[str, Any]) -> Any:
+        """Put new handles and refs for old ones, wherever in the arguments."""
+        text = json.dumps(args)
+        for old, new in self.renamed.items():
+            text = text.replace(old, new) if "_" in old else text.replace(f'"{old}"', f'"{new}"')
+        return json.loads(text)
+
+    def numbered(self, body: str, side: int) -> str:
+        """Name handles by order of appearance."""
+        known = self.numbers[side]
+        return HANDLE.sub(lambda m: known.setdefault(m[0], f"handle{len(known)}"), body)
+
+
+async def _one(
+    state: Any, session: Any, record: dict[str, Any], folder: Path, memory: _Memory
+) -> Compared:
+    ref, tool = record["ref"], record["tool"]
+    old = (folder / "out" / record["out_sha"]).read_text("utf-8", "replace")
+    outcome = await state.dispatcher.call(session, tool, memory.arguments(record["args"]))
+    for before, after in zip(HANDLE.findall(old), HANDLE.findall(outcome.body), strict=False):
+        memory.renamed.setdefault(before, after)
+    memory.renamed[ref] = outcome.ref
+    if record["status"] not in REPEATABLE:
+        return Compared(ref, tool, "skipped", f"it ended as {record['status']}")
+    before, after = memory.numbered(old, 0), memory.numbered(outcome.body, 1)
+    if before == after:
+        return Compared(ref, tool, "same")
+    return Compared(ref, tool, "DIFFERS", _first_difference(before, after))
+
+
+def _first_difference(before: str, after: str) -> str:
+    pairs = zip([*before.split("\n"), ""], [*after.split("\n"), ""], strict=False)
+    number, (old, new) = next(
+        ((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1]), (0, ("", ""))
+    )
+    return f"line {number} was {old[:80]!r}, is {new[:80]!r}"
+
+
+@contextmanager
+def _copy(folder: Path, workspace: Path | None) -> Iterator[Path]:
+    """Copy the initial workspace into a temporary place that also holds the new run."""
+    with tempfile.TemporaryDirectory(prefix="k2replay-") as name:
+        target = Path(name) / "workspace"
+        if workspace is not None:
+            shutil.copytree(workspace.resolve(strict=True), target, symlinks=True)
+        elif (folder / SNAPSHOT).exists():
+            with tarfile.open(folder / SNAPSHOT) as archive:
+                archive.extractall(target, filter="data")
+        else:
+            raise ValueError(
+                "name the folder as it was before the run with --workspace, or serve with "
+                "--snapshot next time"
+            )
+        yield Path(name)
+
+
+def _settings(folder: Path, base: Path) -> Settings:
+    kept = settings_of_run(folder)
+    known = {field.name for field in fields(Settings)}
+    values: dict[str, Any] = {
+        name: frozenset(value) if name == "deny_tools" else _tuples(value)
+        for name, value in kept.items()
+        if name in known
+    }
+    paths: dict[str, Any] = {"workspace": base / "workspace", "state": base / "state", "run": ""}
+    return Settings(**{**values, **paths, "snapshot": False})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,125 @@
+"""The commands, as a stranger runs them."""
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+import anyio
+import pytest
+from mcp import Client, StdioServerParameters
+
+from k2tools.cli import _limit, main
+from k2tools.clients import CLIENTS, command, snippet
+from k2tools.doctor import report
+from k2tools.replay import replay
+from k2tools.settings import Settings
+from tests.k2tools.conftest import text
+
+
+def argv_in(client: str, snippet_text: str) -> list[str]:
+    """Read the command out of a snippet as the client would."""
+    place, _, body = snippet_text.partition("\n")
+    if client == "claude-code":
+        return body.partition(" -- ")[2].split()
+    if client == "codex":
+        server = tomllib.loads(body)["mcp_servers"]["k2tools"]
+    else:
+        key = "servers" if client == "vscode" else "mcpServers"
+        server = json.loads(body)[key]["k2tools"]
+    return [server["command"], *server["args"]]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_every_snippet_holds_the_command_that_serves_the_folder(
+    client: str, tmp_path: Path
+) -> None:
+    assert argv_in(client, snippet(client, tmp_path)) == command(tmp_path)
+
+
+def test_an_unknown_client_is_answered_with_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "emacs"]) == 2
+    assert "clients are claude-code" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("call_timeout_s=7", 7.0),
+        ("budget_calls=300", 300),
+        ("secret_globs=*.key,.env", ("*.key", ".env")),
+        ("writable=false", False),
+    ],
+)
+def test_any_limit_can_be_set_with_its_type(pair: str, value: object) -> None:
+    assert _limit(pair) == (pair.partition("=")[0], value)
+
+
+def test_an_unknown_limit_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["serve", str(tmp_path), "--set", "timeout=3"]) == 2
+    assert "call_timeout_s" in capsys.readouterr().err
+
+
+def test_a_state_folder_inside_the_workspace_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["serve", str(tmp_path), "--state", str(tmp_path / "runs")]) == 2
+    assert "could change the log" in capsys.readouterr().err
+
+
+def test_http_beyond_loopback_without_a_token_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("K2TOOLS_TOKEN", raising=False)
+    arguments = ["serve", str(tmp_path), "--state", str(tmp_path.parent / "s")]
+    for extra in (["--http", "0.0.0.0:0"], ["--http", "0.0.0.0:0", "--no-auth"]):
+        assert main([*arguments, *extra]) == 2
+        assert "a token is needed" in capsys.readouterr().err
+
+
+def test_the_doctor_names_the_way_paths_are_opened(settings: Settings) -> None:
+    assert any(line.startswith("paths:") for line in report(settings))
+
+
+async def run_some_calls(folder: Path, state: Path) -> None:
+    """Serve over stdio as a process, with a snapshot, and make four calls."""
+    serve = ["-m", "k2tools", "serve", str(folder), "--state", str(state)]
+    process = StdioServerParameters(
+        command=sys.executable, args=[*serve, "--run", "one", "--snapshot"]
+    )
+    async with Client(process) as client:
+        await text(client, "write_file", path="b.txt", text="two\n")
+        await text(client, "edit_file", path="a.txt", edits=[{"old": "one", "new": "1"}])
+        await text(client, "grep", pattern="1|two")
+        await text(client, "read_file", path="../a.txt")
+
+
+@pytest.mark.anyio
+async def test_a_run_served_over_stdio_can_be_shown_and_replayed_byte_for_byte(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, state = tmp_path / "ws", tmp_path / "state"
+    folder.mkdir()
+    (folder / "a.txt").write_text("one\n")
+    await run_some_calls(folder, state)
+    run = state / "runs" / "one"
+    assert await anyio.to_thread.run_sync(replay, run, None) == 0
+    assert "4 of 4 calls gave the same bytes" in capsys.readouterr().out
+    assert main(["show", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "4 calls, chain verified" in shown
+    assert "r4  error  read_file" in shown
+
+
+@pytest.mark.anyio
+async def test_a_replay_on_another_workspace_shows_the_first_difference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, state, other = tmp_path / "ws", tmp_path / "state", tmp_path / "other"
+    for place in (folder, other):
+        place.mkdir()
+    (folder / "a.txt").write_text("one\n")
+    (other / "a.txt").write_text("one and more\n")
+    await run_some_calls(folder, state)
+    assert await anyio.to_thread.run_sync(replay, state / "runs" / "one", other) == 1
+    assert "r2  edit_file  DIFFERS: line 1" in capsys.readouterr().out
