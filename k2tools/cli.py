@@ -70,6 +70,9 @@ def _serve_options(made: argparse.ArgumentParser) -> None:
         "--allow-origin", action="append", default=[], metavar="URL", help="Origin header"
     )
     made.add_argument("--stateless", action="store_true", help="for several workers behind a proxy")
+    made.add_argument(
+        "--corpus", action="append", type=Path, default=[], metavar="PATH", help="search it too"
+    )
     made.add_argument("--state", type=Path, help="where run logs and indexes live")
     made.add_argument("--run", default="", help="resume the run of this name, or start it")
     made.add_argument("--read-only", action="store_true", help="no tool writes to the folder")
@@ -101,15 +104,22 @@ def run_serve(options: argparse.Namespace) -> int:
     return serve_http(server, settings, address, lambda url: _say_where(settings, url, address))
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
-    """Turn flags into settings."""
-    folder = options.folder.resolve(strict=True)
+def _folder(path: Path) -> Path:
+    """Check a folder that was named: -> its absolute path."""
+    folder = path.resolve(strict=True)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
+    return folder
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Turn flags into settings."""
+    folder = _folder(options.folder)
     given = Settings(
         folder,
         options.state or default_state(folder),
         writable=not options.read_only,
+        corpora=tuple(str(_folder(path)) for path in options.corpus),
         redact_log=options.redact,
         snapshot=options.snapshot,
         budget_calls=options.budget,

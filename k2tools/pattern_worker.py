@@ -56,9 +56,19 @@ def _limit_memory() -> None:
 def find(request: dict[str, Any]) -> dict[str, Any]:
     """Find matching lines of a text: -> hits [(line number, line)], total."""
     pattern = re.compile(request["pattern"], re.IGNORECASE)
-    numbers = [n for n, line in enumerate(request["lines"], 1) if pattern.search(line)]
-    shown = [(n, request["lines"][n - 1]) for n in numbers[: request["max_hits"]]]
-    return {"hits": shown, "total": len(numbers)}
+    found = ((n, line, pattern.search(line)) for n, line in enumerate(request["lines"], 1))
+    hits = [(n, line, match.start()) for n, line, match in found if match]
+    shown = [(n, around(line, at)) for n, line, at in hits[: request["max_hits"]]]
+    return {"hits": shown, "total": len(hits)}
+
+
+def around(line: str, at: int) -> str:
+    """Cut a long line down to the surroundings of a match."""
+    if len(line) <= LINE_CHARS:
+        return line
+    start = max(0, at - LINE_CHARS // 4)
+    end = start + LINE_CHARS
+    return ("…" if start else "") + line[start:end] + ("…" if end < len(line) else "")
 
 
 def grep(request: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,10 @@ class Settings:
     handle_life_s: float = 86_400.0
     max_handles: int = 32  # per principal
 
+    # search
+    corpora: tuple[str, ...] = ()  # folders searched beside the workspace, never written
+    extract_timeout_s: float = 20.0  # for one HTML or PDF file
+
     # files
     max_read_bytes: int = 64 * 2**20
     max_write_bytes: int = 4 * 2**20

@@ -1,0 +1,283 @@
+"""The built-in corpus: SQLite FTS5, in one file beside the run logs.
+
+Passages are stored as text and indexed contentless (a third of the size). The plan of a search:
+first the passages that hold all terms (AND), then those that hold some of the rarest (OR); each
+block of 50 is ordered again by coverage and proximity, near-duplicates are dropped. The order of
+equal scores is by id and line, so it does not depend on the order in which files were added.
+"""
+
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from k2tools.corpus import Document, Passage, Window
+from k2tools.passages import Piece, cut
+from k2tools.query import Query, indexed_form
+from k2tools.ranking import Distinct, Scored, rerank
+
+FORMAT = 1  # of the file; another one is rebuilt from its sources
+BLOCK = 50  # passages that are ordered again together
+MAX_BLOCKS = 20  # as far as a cursor reaches
+RARE_TERMS = 6
+COMMON = 20_000  # passages; a term in more of them does not take part in OR
+INDEXED_CHARS = 20_000  # of one passage: one line can be a whole minified program
+
+SCHEMA = """
+CREATE TABLE documents(
+  key INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, title TEXT NOT NULL, date TEXT NOT NULL,
+  url TEXT NOT NULL, host TEXT NOT NULL, total INTEGER NOT NULL, sha BLOB NOT NULL,
+  stamp TEXT NOT NULL);
+CREATE TABLE passages(
+  key INTEGER PRIMARY KEY, document INTEGER NOT NULL, line INTEGER NOT NULL,
+  head TEXT NOT NULL, text TEXT NOT NULL);
+CREATE INDEX passage_lines ON passages(document, line);
+CREATE TABLE contents(version TEXT NOT NULL);
+INSERT INTO contents VALUES('0000000000000000');
+CREATE VIRTUAL TABLE words USING fts5(
+  head, text, content='', tokenize='porter unicode61 remove_diacritics 2');
+INSERT INTO words(words, rank) VALUES('rank', 'bm25(2.0, 1.0)');
+"""
+HIT = """
+SELECT p.key, d.id, p.line, p.text, d.title, d.date, d.url, {score}
+FROM words JOIN passages p ON p.key = words.rowid JOIN documents d ON d.key = p.document
+WHERE words MATCH ? {filters}
+"""
+
+
+class Index:
+    """A corpus in one SQLite file; safe to use from several threads and processes."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._reader = _connect(path)
+        self._writer = _connect(path)
+        self._reading, self._writing = threading.Lock(), threading.Lock()
+        with self._writing, _transaction(self._writer):
+            _require_format(self._writer)
+
+    def close(self) -> None:
+        with self._reading, self._writing:
+            self._reader.close()
+            self._writer.close()
+
+    def add(self, documents: Iterable[Document]) -> None:
+        """Add or replace documents in one transaction: all of them or none."""
+        with self._writing, _transaction(self._writer):
+            for document in documents:
+                _remove(self._writer, document.id)
+                _insert(self._writer, document)
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Forget documents in one transaction."""
+        with self._writing, _transaction(self._writer):
+            for id in ids:
+                _remove(self._writer, id)
+
+    def like(self, name: str, limit: int) -> list[str]:
+        """Find ids that end with a name: name, how many -> ids in order."""
+        sql = "SELECT id FROM documents WHERE total AND substr(id, -?) = ? ORDER BY id LIMIT ?"
+        return [id for (id,) in self._read(sql, (len(name), name, limit))]
+
+    def by_url(self, url: str) -> str | None:
+        """Find the document that was made from an address: URL -> id, or None."""
+        found = self._read("SELECT id FROM documents WHERE url = ? ORDER BY id LIMIT 1", (url,))
+        return str(found[0][0]) if found else None
+
+    def unknown(self, query: Query) -> list[str]:
+        """List the terms of a query that occur nowhere."""
+        return [term for term in query.terms if not self._count(term)]
+
+    def stamps(self, prefix: str = "") -> dict[str, str]:
+        """Say from which state of its source each document was made: prefix of ids -> stamps."""
+        sql = "SELECT id, stamp FROM documents WHERE substr(id, 1, ?) = ?"
+        return dict(self._read(sql, (len(prefix), prefix)))
+
+    def version(self) -> str:
+        """Name the contents, whatever the order they came in."""
+        return str(self._read("SELECT version FROM contents")[0][0])
+
+    def size(self) -> tuple[int, int]:
+        """Count: -> documents with text, passages."""
+        sql = "SELECT (SELECT count(*) FROM documents WHERE total), (SELECT count(*) FROM passages)"
+        documents, passages = self._read(sql, ())[0]
+        return documents, passages
+
+    def get(self, id: str, line: int, max_lines: int) -> Window | None:
+        """Read lines of a document: id, first line, how many -> Window, or None if unknown."""
+        found = self._read("SELECT key, title, total FROM documents WHERE id = ?", (id,))
+        if not found:
+            return None
+        key, title, total = found[0]
+        rows = self._read(
+            "SELECT line, text FROM passages WHERE document = ?1 AND line < ?3 AND line >= "
+            "(SELECT max(line) FROM passages WHERE document = ?1 AND line <= ?2) ORDER BY line",
+            (key, line, line + max_lines),
+        )
+        lines = [text for _, passage in rows for text in passage.split("\n")]
+        skipped = line - rows[0][0] if rows else 0
+        return Window(title, lines[skipped : skipped + max_lines], total)
+
+    def search(
+        self, query: Query, k: int, *, offset: int = 0, site: str = "", since: str = ""
+    ) -> list[Passage]:
+        """Rank passages: query, how many, how many to pass over -> passages, best first."""
+        return list(islice(self._ranked(query, site.lower(), since), offset, offset + k))
+
+    def _ranked(self, query: Query, site: str, since: str) -> Iterator[Passage]:
+        distinct, seen = Distinct(), set[int]()
+        for match in self._plan(query):
+            for block in range(MAX_BLOCKS):
+                rows = self._block(match, block, site, since)
+                fresh = [row for row in rows if row[0] not in seen]
+                seen.update(row[0] for row in fresh)
+                yield from distinct(rerank([_scored(row) for row in fresh], query.terms))
+                if len(rows) < BLOCK:
+                    break
+
+    def _plan(self, query: Query) -> Iterator[str]:
+        """Write the two FTS5 expressions: all terms, then any of the rarest."""
+        excluded = "".join(f" NOT {quoted(term)}" for term in query.excluded)
+        yield f"({' AND '.join(map(quoted, query.terms))}){excluded}"
+        if len(query.terms) > 1:
+            counts = {term: self._count(term) for term in query.terms}
+            by_rarity = sorted(filter(counts.get, counts), key=lambda t: (counts[t], t))
+            rare = [t for t in by_rarity if counts[t] < COMMON] or by_rarity
+            if rare:
+                yield f"({' OR '.join(map(quoted, rare[:RARE_TERMS]))}){excluded}"
+
+    def _count(self, term: str) -> int:
+        sql = f"SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT {COMMON})"
+        return int(self._read(sql, (quoted(term),))[0][0])
+
+    def _block(self, match: str, block: int, site: str, since: str) -> list[tuple]:
+        """Fetch the next 50 rows by score; rows tied with the last one are ordered by id."""
+        filters, values = _filters(site, since)
+        order = "ORDER BY rank, d.id, p.line LIMIT ? OFFSET ?"
+        sql = HIT.format(score="rank", filters=filters) + order
+        return self._read(sql, (match, *values, BLOCK, block * BLOCK))
+
+    def _read(self, sql: str, values: Sequence[object] = ()) -> list[tuple]:
+        with self._reading:
+            return self._reader.execute(sql, values).fetchall()
+
+
+def quoted(term: str) -> str:
+    """Write a term as an FTS5 string; it holds letters, digits and spaces only."""
+    return f'"{term}"'
+
+
+def _filters(site: str, since: str) -> tuple[str, list[str]]:
+    sql, values = "", []
+    if site:
+        sql += "AND (d.host = ? OR substr(d.host, -?) = ?)"
+        values += [site, str(len(site) + 1), "." + site]
+    if since:
+        sql += " AND d.date >= ?"
+        values.append(since)
+    return sql, values
+
+
+def _scored(row: tuple) -> Scored:
+    _, id, line, text, title, date, url, rank = row
+    return Scored(Passage(id, line, text.split("\n"), title, date, url), -rank)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")  # a lost index is rebuilt, never wrong
+    connection.execute("PRAGMA mmap_size = 1073741824")
+    return connection
+
+
+class _transaction:
+    """Begin at once, commit on success, roll back on any exception."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._connection.execute("ROLLBACK" if kind else "COMMIT")
+
+
+def _require_format(connection: sqlite3.Connection) -> None:
+    """Create the tables, or again when they are of another format."""
+    if connection.execute("PRAGMA user_version").fetchone()[0] == FORMAT:
+        return
+    for table in ("words", "passages", "documents", "contents"):
+        connection.execute(f"DROP TABLE IF EXISTS {table}")
+    for statement in SCHEMA.split(";\n"):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def _insert(connection: sqlite3.Connection, document: Document) -> None:
+    sha = _sha(document)
+    _toggle(connection, sha)
+    key = connection.execute(
+        "INSERT INTO documents(id, title, date, url, host, total, sha, stamp) "
+        "VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            document.id,
+            document.title,
+            document.date,
+            document.url,
+            (urlsplit(document.url).hostname or "") if document.url else "",
+            len(document.lines),
+            sha,
+            document.stamp,
+        ),
+    ).lastrowid
+    for piece in cut(document.lines):
+        head, text = _head(document, piece), "\n".join(piece.lines)
+        passage = connection.execute(
+            "INSERT INTO passages(document, line, head, text) VALUES(?, ?, ?, ?)",
+            (key, piece.line, head, text),
+        ).lastrowid
+        connection.execute(
+            "INSERT INTO words(rowid, head, text) VALUES(?, ?, ?)",
+            (passage, *_indexed(head, text)),
+        )
+
+
+def _remove(connection: sqlite3.Connection, id: str) -> None:
+    found = connection.execute("SELECT key, sha FROM documents WHERE id = ?", (id,)).fetchone()
+    if not found:
+        return
+    document, sha = found
+    _toggle(connection, sha)
+    sql = "SELECT key, head, text FROM passages WHERE document = ?"
+    for key, head, text in connection.execute(sql, (document,)).fetchall():
+        connection.execute(  # a contentless table must be told what it had indexed
+            "INSERT INTO words(words, rowid, head, text) VALUES('delete', ?, ?, ?)",
+            (key, *_indexed(head, text)),
+        )
+    connection.execute("DELETE FROM passages WHERE document = ?", (document,))
+    connection.execute("DELETE FROM documents WHERE key = ?", (document,))
+
+
+def _toggle(connection: sqlite3.Connection, sha: bytes) -> None:
+    """Take a document into the version, or out again: the order does not matter."""
+    (version,) = connection.execute("SELECT version FROM contents").fetchone()
+    changed = int(version, 16) ^ int.from_bytes(sha[:8], "big")
+    connection.execute("UPDATE contents SET version = ?", (f"{changed:016x}",))
+
+
+def _head(document: Document, piece: Piece) -> str:
+    return f"{document.id}\n{document.title}\n{piece.heading}"
+
+
+def _indexed(head: str, text: str) -> tuple[str, str]:
+    return indexed_form(head), indexed_form(text[:INDEXED_CHARS])
+
+
+def _sha(document: Document) -> bytes:
+    text = "\n".join((document.id, document.title, document.date, document.url, *document.lines))
+    return hashlib.sha256(text.encode()).digest()

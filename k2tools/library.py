@@ -1,0 +1,224 @@
+"""The local library: the files of the workspace and of every `--corpus PATH`, kept indexed.
+
+An id is the path in the workspace, or `NAME:path` in the corpus folder NAME. Corpora are read when
+the server starts; the workspace is walked again before each search, and only what changed is read.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from k2tools.corpus import Document
+from k2tools.documents import VERSION, Extracted, Extractor, document, kind_of
+from k2tools.index import Index
+from k2tools.results import ToolError
+from k2tools.workspace import Entry, Workspace, printable
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+BATCH_DOCUMENTS, BATCH_CHARS = 200, 4 * 2**20  # of one transaction
+MAX_FILE_BYTES = 16 * 2**20  # of text; a larger file is data, and grep reads it
+MAX_PDF_BYTES = 64 * 2**20
+WALK_SHARE = 10  # walking the workspace takes at most one part in ten of the time
+
+Report = Callable[[str, int, int], None]  # folder, files done, files in all
+
+
+class Folder(NamedTuple):
+    """A folder that is searched: the prefix of its ids and the door to its files."""
+
+    prefix: str  # "" for the workspace, "NAME:" for a corpus
+    files: Workspace
+
+
+class Progress:
+    """How far the first reading is; read by the tools, written by the indexing thread."""
+
+    def __init__(self) -> None:
+        self.done = self.total = 0
+        self.finished = threading.Event()
+
+    def __call__(self, folder: str, done: int, total: int) -> None:
+        self.done, self.total = done, total
+
+
+class Library:
+    """The index and the folders it is made from."""
+
+    def __init__(self, index: Index, folders: list[Folder], extractor: Extractor) -> None:
+        self.index, self.folders, self.progress = index, folders, Progress()
+        self._extractor = extractor
+        self._refreshing = threading.Lock()
+        self._stopped = False
+        self._rest_until_s = 0.0
+
+    def read_all(self, report: Report) -> None:
+        """Bring every folder up to date, and forget documents of folders no longer given."""
+        try:
+            with self._refreshing:
+                self._forget_other_folders()
+                for folder in self.folders:
+                    self._refresh(folder, report)
+        finally:
+            self.progress.finished.set()
+
+    def refresh_workspace(self) -> None:
+        """Bring the workspace up to date, unless that was just done and takes long."""
+        with self._refreshing:
+            started_s = time.monotonic()
+            if started_s < self._rest_until_s:
+                return
+            self._refresh(self.folders[0], self.progress)
+            ended_s = time.monotonic()
+            if ended_s - started_s > 0.1:
+                self._rest_until_s = ended_s + WALK_SHARE * (ended_s - started_s)
+
+    def refresh_file(self, id: str) -> None:
+        """Bring one file up to date: what `open` shows is what the disk holds."""
+        folder, path = self.locate(id)
+        with self._refreshing:
+            try:
+                entry = entry_of(folder, path)
+            except ToolError:
+                return self.index.delete([id])
+            if self.index.stamps(id).get(id) != stamp_of(entry):
+                self.index.add([self._read(folder, entry)])
+
+    def why_empty(self, id: str) -> str:
+        """Say why a known document has no lines: id -> reason."""
+        folder, path = self.locate(id)
+        try:
+            self._extracted(folder, entry_of(folder, path))
+        except ToolError as error:
+            return str(error)
+        return "it is empty"
+
+    def locate(self, id: str) -> tuple[Folder, str]:
+        """Find the folder an id belongs to: id -> folder, path in it."""
+        for folder in self.folders[1:]:
+            if id.startswith(folder.prefix):
+                return folder, id.removeprefix(folder.prefix)
+        return self.folders[0], id
+
+    def stop(self) -> None:
+        """Let a running refresh end after the file at hand."""
+        self._stopped = True
+
+    def close(self) -> None:
+        self.stop()
+        with self._refreshing:
+            self._extractor.close()
+            self.index.close()
+
+    def _forget_other_folders(self) -> None:
+        prefixes = tuple(folder.prefix for folder in self.folders[1:])
+        known = {entry.path for entry in self.folders[0].files.files()}
+        gone = [id for id in self.index.stamps() if id not in known and not id.startswith(prefixes)]
+        self.index.delete(gone)
+
+    def _refresh(self, folder: Folder, report: Report) -> None:
+        files = (e for e in folder.files.files() if printable(e.path) == e.path)
+        entries = {folder.prefix + entry.path: entry for entry in files}
+        known = self._known(folder)
+        changed = [(id, e) for id, e in entries.items() if known.get(id) != stamp_of(e)]
+        self.index.delete([id for id in known if id not in entries])
+        batch: list[Document] = []
+        for done, (_, entry) in enumerate(changed, 1):
+            if self._stopped:
+                break
+            batch.append(self._read(folder, entry))
+            if len(batch) == BATCH_DOCUMENTS or chars_of(batch) > BATCH_CHARS:
+                self.index.add(batch)
+                batch = []
+            report(folder.prefix.removesuffix(":") or "workspace", done, len(changed))
+        self.index.add(batch)
+
+    def _known(self, folder: Folder) -> dict[str, str]:
+        stamps = self.index.stamps(folder.prefix)
+        others = tuple(other.prefix for other in self.folders[1:])
+        if folder.prefix:
+            return stamps
+        return {id: stamp for id, stamp in stamps.items() if not id.startswith(others)}
+
+    def _read(self, folder: Folder, entry: Entry) -> Document:
+        """Read a file; one that cannot be read becomes a document without lines."""
+        try:
+            found = self._extracted(folder, entry)
+        except ToolError:
+            found = Extracted([])  # open says why
+        return document(folder.prefix + entry.path, found, stamp_of(entry))
+
+    def _extracted(self, folder: Folder, entry: Entry) -> Extracted:
+        kind = kind_of(entry.path)
+        cap = MAX_PDF_BYTES if kind == "pdf" else MAX_FILE_BYTES
+        if entry.size > cap:
+            raise ToolError(f"it has {entry.size} bytes; up to {cap} are searched, use grep")
+        with os.fdopen(folder.files.open(entry.path), "rb") as handle:
+            return self._extractor(kind, handle.read(cap))
+
+
+@contextmanager
+def watched(progress: Progress) -> Iterator[Report]:
+    """Draw a bar on stderr while a person watches, and count for the tools in any case."""
+    if not sys.stderr.isatty():
+        yield progress
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def report(folder: str, done: int, total: int) -> None:
+            progress(folder, done, total)
+            if folder not in tasks:
+                tasks[folder] = bar.add_task(f"indexing {folder}", total=total)
+            bar.update(tasks[folder], completed=done)
+
+        yield report
+
+
+def entry_of(folder: Folder, path: str) -> Entry:
+    """Look at one file: folder, path -> Entry, or ToolError."""
+    fd = folder.files.open(path)
+    try:
+        status = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return Entry(folder.files.checked(path), status.st_size, status.st_mtime_ns)
+
+
+def stamp_of(entry: Entry) -> str:
+    """Describe the state of a file that was read: size, time of change, means of reading."""
+    return f"{entry.size}:{entry.mtime_ns}:{means()}"
+
+
+@cache
+def means() -> str:
+    """Name what files are read with, so that a new extra has them read again."""
+    found = [name for name in ("readability", "pypdf") if find_spec(name)]
+    return "+".join([str(VERSION), *found])
+
+
+def chars_of(batch: list[Document]) -> int:
+    return sum(len(line) for doc in batch for line in doc.lines)
+
+
+def named(folders: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    """Give each corpus folder a name of its own: folders -> (name, path)."""
+    taken: set[str] = {"http", "https", "file"}
+    for path in map(Path, folders):
+        base = "".join(c if c.isalnum() or c in "-_." else "-" for c in path.name) or "corpus"
+        name, number = base, 2
+        while name in taken:
+            name, number = f"{base}-{number}", number + 1
+        taken.add(name)
+        yield name, path
