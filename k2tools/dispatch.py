@@ -15,7 +15,7 @@ from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, InputRequiredResult
 
-from k2tools.results import Result, ToolError, sealed, shorten, shown
+from k2tools.results import Result, ToolError, disarmed, sealed, shorten, shown
 from k2tools.runlog import Record
 from k2tools.schemas import checked, nearest
 from k2tools.session import Session
@@ -88,7 +88,7 @@ class Dispatcher:
     def _outcome(self, cx: Context, ended: Ended) -> Outcome:
         body = ended.result.text[: self.app.settings.body_chars]
         text = shorten(
-            body,
+            disarmed(body),
             ref=cx.ref,
             max_chars=cx.max_chars,
             line_chars=self.app.settings.line_chars,

@@ -4,8 +4,12 @@ A body longer than its cap keeps its head (or head and tail), says what was left
 with the next call to make; the whole body stays readable behind the ref of the call.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
+
+# What the tokenizers of the family turn into control tokens, wherever it stands in a text.
+CONTROL = re.compile(r"<\|(?=\w+\|>)|</?(?=think>)|\[(?=(?:BOS|EOS|EOT|UNK|PAD)\])")
 
 
 class ToolError(Exception):
@@ -35,6 +39,11 @@ def cut_line(line: str, max_chars: int) -> str:
     if len(line) <= max_chars:
         return line
     return f"{line[:max_chars]}… [+{len(line) - max_chars} characters]"
+
+
+def disarmed(text: str) -> str:
+    """Break control tokens in data, so that none ends a turn: <|im_end|> -> <| im_end|>."""
+    return CONTROL.sub(r"\g<0> ", text)
 
 
 def numbered(lines: list[str], first: int) -> list[str]:
