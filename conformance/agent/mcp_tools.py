@@ -1,0 +1,112 @@
+"""The toolbox that is an MCP server: in memory, over stdio, or over streamable HTTP.
+
+The driver is synchronous, the client is not: one portal thread runs the client, and the calls of
+a turn run there at the same time. Every call carries a W3C trace id, which the server's log keeps,
+so that a later resume can tell which calls were executed.
+"""
+
+import shlex
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import anyio
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from mcp import Client, StdioServerParameters
+
+from conformance.agent.toolbox import Result, Tool, ToolCall
+
+TIMEOUT_S = 60.0
+
+
+def server_of(target: str, *, cwd: Path | None = None) -> Any:
+    """Read a server given on the command line: a URL, or the command of a stdio server."""
+    if target.startswith(("http://", "https://")):
+        return target
+    command, *args = shlex.split(target)
+    return StdioServerParameters(command=command, args=args, cwd=cwd)
+
+
+@dataclass
+class McpTools:
+    """Tools of one MCP server; use it in a `with` block."""
+
+    server: Any
+    run_id: str = ""
+    mode: str = "auto"
+    reconnect: bool = False  # open and close the client around each turn, as some clients do
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _portal: BlockingPortal | None = None
+    _client: Client | None = None
+    _tools: list[Tool] | None = None
+
+    def __enter__(self) -> Self:
+        self._portal = self._stack.enter_context(start_blocking_portal())
+        if not self.reconnect:
+            client = Client(self.server, mode=self.mode)
+            self._client = self._stack.enter_context(
+                self._portal.wrap_async_context_manager(client)
+            )
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def _run(self, function: Any, *args: Any) -> Any:
+        if self._portal is None:
+            raise RuntimeError("McpTools is used outside its `with` block")
+        return self._portal.call(self._with_client, function, *args)
+
+    async def _with_client(self, function: Any, *args: Any) -> Any:
+        if self._client is not None:
+            return await function(self._client, *args)
+        async with Client(self.server, mode=self.mode) as client:
+            return await function(client, *args)
+
+    def tools(self) -> list[Tool]:
+        if self._tools is None:
+            self._tools = self._run(_list_tools)
+        return self._tools
+
+    def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
+        return self._run(_call_all, calls, self.run_id)
+
+
+async def _list_tools(client: Client) -> list[Tool]:
+    listed = (await client.list_tools()).tools
+    return [
+        Tool(
+            tool.name,
+            tool.description or "",
+            tool.input_schema,
+            bool(tool.annotations and tool.annotations.read_only_hint),
+        )
+        for tool in listed
+    ]
+
+
+async def _call_all(client: Client, calls: Sequence[ToolCall], run_id: str) -> list[Result]:
+    results: list[Result | None] = [None] * len(calls)
+
+    async def one(index: int, call: ToolCall) -> None:
+        results[index] = await _call(client, call, run_id)
+
+    async with anyio.create_task_group() as group:
+        for index, call in enumerate(calls):
+            group.start_soon(one, index, call)
+    return [result for result in results if result is not None]
+
+
+async def _call(client: Client, call: ToolCall, run_id: str) -> Result:
+    meta: dict[str, Any] = {}
+    if call.trace_id:
+        meta["traceparent"] = f"00-{call.trace_id}-{call.trace_id[:16]}-01"
+    if run_id:
+        meta["io.k2tools/run"] = run_id
+    start = time.perf_counter()
+    got = await client.call_tool(call.name, call.args, TIMEOUT_S, meta=meta or None)  # type: ignore[arg-type]
+    text = "\n".join(block.text for block in got.content if block.type == "text")
+    return Result(text, bool(got.is_error), time.perf_counter() - start)

@@ -1,0 +1,176 @@
+"""Where calls are executed: the toolbox protocol and its wrappers.
+
+A toolbox lists tools and runs the calls of one turn, results in the order of the calls. `McpTools`
+(mcp_tools.py) is the real one; wrappers add faults, distractors, an approval rule or a filter.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+
+class Tool(NamedTuple):
+    """One tool as its server declares it."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+    read_only: bool = False
+
+
+class ToolCall(NamedTuple):
+    """One call to execute; `trace_id` names it in the server's log."""
+
+    name: str
+    args: dict[str, Any]
+    trace_id: str = ""
+
+
+class Result(NamedTuple):
+    """What one call returned; `fault` names a planted fault, and is never shown to the model."""
+
+    text: str
+    error: bool = False
+    seconds: float = 0.0
+    fault: str = ""
+
+
+class Toolbox(Protocol):
+    """Anything that offers tools and executes calls."""
+
+    def tools(self) -> list[Tool]: ...
+
+    def call_all(self, calls: Sequence[ToolCall]) -> list[Result]: ...
+
+
+REF = re.compile(r"\[(r\d+)\](?: step \d+/\d+)?\s*\Z")
+
+
+def ref_of(text: str) -> str:
+    """Find the ref that ends a result, `[r17]`; "" when there is none."""
+    found = REF.search(text)
+    return found[1] if found else ""
+
+
+@dataclass
+class Only:
+    """Offer a part of a toolbox, in the order of `names`."""
+
+    inner: Toolbox
+    names: Sequence[str]
+
+    def tools(self) -> list[Tool]:
+        offered = {tool.name: tool for tool in self.inner.tools()}
+        missing = [name for name in self.names if name not in offered]
+        if missing:
+            raise LookupError(
+                f"the task needs the tools {missing}; the server offers {sorted(offered)}. "
+                "Start it with all its tools, or choose another family."
+            )
+        return [offered[name] for name in self.names]
+
+    def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
+        return self.inner.call_all(calls)
+
+
+@dataclass
+class Approved:
+    """Ask `deny` before each call; a reason denies the call, "" lets it pass."""
+
+    inner: Toolbox
+    deny: Callable[[str, Mapping[str, Any]], str]
+
+    def tools(self) -> list[Tool]:
+        return self.inner.tools()
+
+    def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
+        reasons = [self.deny(call.name, call.args) for call in calls]
+        passed = iter(
+            self.inner.call_all([c for c, r in zip(calls, reasons, strict=True) if not r])
+        )
+        return [Result(f"denied: {r}. Go on without it.", True) if r else next(passed)
+                for r in reasons]  # fmt: skip
+
+
+def draw(seed: str, *parts: object) -> float:
+    """Draw a number in [0, 1) that depends on nothing but its arguments."""
+    text = ":".join(map(str, parts)).encode()
+    digest = hmac.new(seed.encode(), text, hashlib.sha256).digest()
+    return int.from_bytes(digest[:7], "big") / (1 << 56)
+
+
+FAULTS = {
+    "rate_limit": "HTTP 429: too many requests. Wait, then send the same call again.",
+    "timeout": "the call timed out after 50 s and did nothing. Send the same call again.",
+    "truncated": "",
+}
+
+
+@dataclass
+class Faulty:
+    """Plant seeded faults: with probability `p` a call fails and is not executed, or is cut short.
+
+    A fault is a function of the call's number, so that a run repeats itself; a truncated output
+    is a fault of reading tools only, since a write that ran must not look undone.
+    """
+
+    inner: Toolbox
+    seed: str
+    p: float
+    count: int = 0
+    planted: list[str] = field(default_factory=list)
+
+    def tools(self) -> list[Tool]:
+        return self.inner.tools()
+
+    def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
+        return [self._one(call) for call in calls]
+
+    def _one(self, call: ToolCall) -> Result:
+        self.count += 1
+        kind = self._kind(self.count, call.name)
+        if not kind:
+            return self.inner.call_all([call])[0]
+        self.planted.append(kind)
+        if kind != "truncated":
+            return Result(FAULTS[kind], True, 0.0, kind)
+        text = self.inner.call_all([call])[0].text
+        cut = text[: len(text) // 3] + "\n[output cut short: send the same call again]"
+        return Result(cut, True, 0.0, kind)
+
+    def _kind(self, number: int, name: str) -> str:
+        if draw(self.seed, "fault", number) >= self.p:
+            return ""
+        reads = {tool.name for tool in self.inner.tools() if tool.read_only}
+        kinds = sorted(FAULTS) if name in reads else ["rate_limit", "timeout"]
+        return kinds[int(draw(self.seed, "kind", number) * len(kinds))]
+
+
+SUBJECTS = ("weather", "trains", "recipes", "stamps", "chess")
+VERBS = ("lookup", "list", "count", "compare")
+
+
+@dataclass
+class Distracted:
+    """Add twenty tools that never help."""
+
+    inner: Toolbox
+
+    def tools(self) -> list[Tool]:
+        query = {"type": "string", "description": "What to ask."}
+        schema = {"type": "object", "properties": {"query": query}, "required": ["query"],
+                  "additionalProperties": False}  # fmt: skip
+        extra = [Tool(f"{s}_{v}", f"{v} {s}".capitalize() + ".", schema, True)
+                 for s in SUBJECTS for v in VERBS]  # fmt: skip
+        return [*self.inner.tools(), *extra]
+
+    def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
+        return [self._one(call) for call in calls]
+
+    def _one(self, call: ToolCall) -> Result:
+        if call.name.partition("_")[0] in SUBJECTS:
+            return Result("no entry. This tool knows nothing about the task.")
+        return self.inner.call_all([call])[0]
