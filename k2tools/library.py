@@ -5,6 +5,7 @@ the server starts; the workspace is walked again before each search, and only wh
 """
 
 import os
+import sqlite3
 import sys
 import threading
 import time
@@ -44,6 +45,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.done = self.total = 0
+        self.failure = ""
         self.finished = threading.Event()
 
     def __call__(self, folder: str, done: int, total: int) -> None:
@@ -60,19 +62,21 @@ class Library:
         self._stopped = False
         self._rest_until_s = 0.0
 
-    def read_all(self, report: Report) -> None:
+    def read_all(self) -> None:
         """Bring every folder up to date, and forget documents of folders no longer given."""
         try:
-            with self._refreshing:
+            with self._refreshing, watched(self.progress) as report, updating():
                 self._forget_other_folders()
                 for folder in self.folders:
                     self._refresh(folder, report)
+        except ToolError as error:
+            self.progress.failure = str(error)
         finally:
             self.progress.finished.set()
 
     def refresh_workspace(self) -> None:
         """Bring the workspace up to date, unless that was just done and takes long."""
-        with self._refreshing:
+        with self._refreshing, updating():
             started_s = time.monotonic()
             if started_s < self._rest_until_s:
                 return
@@ -84,7 +88,7 @@ class Library:
     def refresh_file(self, id: str) -> None:
         """Bring one file up to date: what `open` shows is what the disk holds."""
         folder, path = self.locate(id)
-        with self._refreshing:
+        with self._refreshing, updating():
             try:
                 entry = entry_of(folder, path)
             except ToolError:
@@ -163,6 +167,18 @@ class Library:
             raise ToolError(f"it has {entry.size} bytes; up to {cap} are searched, use grep")
         with os.fdopen(folder.files.open(entry.path), "rb") as handle:
             return self._extractor(kind, handle.read(cap))
+
+
+@contextmanager
+def updating() -> Iterator[None]:
+    """Turn a full disk or a damaged index into a sentence for the model."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise ToolError(
+            f"the index of the documents cannot be updated ({error}); list_files, grep and "
+            "read_file still work, and the operator can delete index.sqlite in the state folder"
+        ) from None
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A citation is `[id:Lx-Ly]`, exactly as search prints it; open and find take the 
 """
 
 import re
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal
@@ -15,7 +16,7 @@ from pydantic import Field
 from k2tools.corpus import Passage, Window
 from k2tools.documents import Extractor
 from k2tools.index import Index
-from k2tools.library import Folder, Library, named, watched
+from k2tools.library import Folder, Library, named
 from k2tools.patterns import Patterns
 from k2tools.query import Query, parse, split_words
 from k2tools.ranking import stem
@@ -81,6 +82,8 @@ async def current(library: Library) -> str:
     if not await first_reading(library):
         done, total = library.progress.done, library.progress.total
         return f" (still being read: {done} of {total} files; ask again later for all)"
+    if library.progress.failure:
+        raise ToolError(library.progress.failure)
     await anyio.to_thread.run_sync(library.refresh_workspace)
     return ""
 
@@ -278,11 +281,6 @@ def citation(match: re.Match[str]) -> dict[str, object]:
     return {"id": match[1], "line": first, "max_lines": max(1, min(400, length))}
 
 
-async def read_all(library: Library) -> None:
-    with watched(library.progress) as report:
-        await anyio.to_thread.run_sync(library.read_all, report)
-
-
 @asynccontextmanager
 async def start(app: App) -> AsyncIterator[None]:
     """Open the library and read what changed while the server already answers."""
@@ -294,13 +292,13 @@ async def start(app: App) -> AsyncIterator[None]:
     extractor = Extractor(settings.extract_timeout_s, settings.fallback_encoding)
     library = Library(Index(settings.state / "index.sqlite"), folders, extractor)
     app.services.add(library)
+    reading = threading.Thread(target=library.read_all, name="k2tools-indexing")
+    reading.start()
     try:
-        async with anyio.create_task_group() as group:
-            group.start_soon(read_all, library)
-            yield
-            library.stop()
+        yield
     finally:
         library.stop()
+        reading.join()
         library.close()
         for folder in folders[1:]:
             folder.files.close()

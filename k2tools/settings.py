@@ -45,6 +45,7 @@ class Settings:
 
     # search
     corpora: tuple[str, ...] = ()  # folders searched beside the workspace, never written
+    facts: str = ""  # a JSONL or SQLite file; its sources are checked at the start
     extract_timeout_s: float = 20.0  # for one HTML or PDF file
 
     # files
