@@ -11,8 +11,10 @@ bound    What rounding can do at worst. A sum of n terms errs by at most γ_n Σ
 
 noise    What rounding does in practice. σ is the spread of the reference itself when every rounding
          point is disturbed by one unit (`conformance.noise`); τ is the error of a row in units of
-         σ. Correct engines of both precisions reach 2.7, the weakest bug 7.4, so 6 separates. Where
-         a bound exists as well, an error between 6 σ and the bound is LOOSE: allowed, and shown.
+         σ. Correct engines of both precisions reach 4, the weakest bug in bfloat16 7.4 and in
+         float32 over 1000. So an error above 6 σ fails in bfloat16; in float32 and float64 it is
+         LOOSE (allowed, and shown) up to 60 σ, which leaves room for exponentials and orders of
+         sums that were not measured.
 
 twins    Two float64 computations of one formula differ by their roundings only: at most 1e-12 of
          the largest value, some thousand units, and six orders below what float32 would show.
@@ -42,11 +44,12 @@ from conformance.results import Agreement, Verdict
 from k2ref.errors import InputError
 
 TAU_LIMIT = 6.0
+TAU_FAILS = {"f64": 60.0, "f32": 60.0, "bf16": 6.0}
 NMSE_LIMIT = 1e-10
 TWIN_LIMIT = 1e-12
-ROUTER_DELTA = {"f64": 2.0**-48, "f32": 2.0**-20, "f16": 6 * 2.0**-11, "bf16": 6 * 2.0**-8}
+ROUTER_DELTA = {"f64": 2.0**-48, "f32": 2.0**-20, "bf16": 6 * 2.0**-8}
 WEIGHT_UNITS = 8
-GAP_LIMIT = {"f64": 1e-10, "f32": 1e-4, "f16": 2e-2, "bf16": 0.15}
+GAP_LIMIT = {"f64": 1e-10, "f32": 1e-4, "bf16": 0.15}
 
 
 class Precision(NamedTuple):
@@ -63,14 +66,13 @@ PRECISIONS = {
     for p in (
         Precision("f64", np.float64, 2.0**-52, 2.0**-52),
         Precision("f32", np.float32, 2.0**-23, 2.0**-23),
-        Precision("f16", np.float16, 2.0**-10, 2.0**-23),
         Precision("bf16", ml_dtypes.bfloat16, 2.0**-8, 2.0**-23),
     )
 }
 
 
 def find_precision(name: str) -> Precision:
-    """Look up a precision: f64, f32, f16 or bf16 -> Precision."""
+    """Look up a precision: f64, f32 or bf16 -> Precision."""
     if name not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
     return PRECISIONS[name]
@@ -156,29 +158,18 @@ def noise_units(error: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 def within_noise(
-    found: np.ndarray,
-    expected: np.ndarray,
-    sigma: np.ndarray,
-    *,
-    bound: np.ndarray | None = None,
-    limit: float = TAU_LIMIT,
+    found: np.ndarray, expected: np.ndarray, sigma: np.ndarray, precision: Precision
 ) -> Agreement:
-    """Compare rows (the last axis) with the noise: found, expected, sigma per row -> Agreement.
-
-    With a bound, an error above the noise and within the bound is LOOSE; without one it fails.
-    """
+    """Compare rows (the last axis) with the noise: found, expected, sigma per row -> Agreement."""
     if problem := misfit(found, expected):
         return _wrong("noise", problem)
     error = found.astype(np.float64) - expected
     tau, row = _worst(noise_units(error, sigma))
     place = (*row, int(np.abs(error[row]).argmax())) if error.size and error.ndim else ()
-    use = None if bound is None else bounded(found, expected, bound).measure
-    fits = tau <= limit
-    verdict = Verdict.PASS if fits else Verdict.FAIL
-    if use is not None and not (fits and use <= 1):
-        verdict = Verdict.LOOSE if use <= 1 else Verdict.FAIL
+    limit = TAU_FAILS[precision.name]
+    verdict = Verdict.PASS if tau <= TAU_LIMIT else Verdict.LOOSE if tau <= limit else Verdict.FAIL
     message = "" if verdict is Verdict.PASS else _at(found, expected, place) + f", {tau:.3g} sigma"
-    return Agreement(verdict, "noise", tau, limit, place, tau, use, message)
+    return Agreement(verdict, "noise", tau, limit, place, tau, None, message)
 
 
 def routing_slack(choice_TE: np.ndarray, experts_TK: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ In process an engine is a module or an object. It offers any subset of the funct
 
 `trace(name, array)` may be called with any of the tensors of `spec/taps.toml`, in causal order. An
 engine that offers every operation of the forward pass and no `load` is run through `k2ref.Model`.
-Other attributes are read if present: `NAME`, `VERSION`, `PRECISION` (f64, f32, f16, bf16),
+Other attributes are read if present: `NAME`, `VERSION`, `PRECISION` (f64, f32, bf16),
 `NUMERICS` (answers to open questions, name to answer).
 
 What is not offered is a declared skip. What is offered and raises, hangs or answers in another

@@ -1,11 +1,12 @@
 """The specification as data: requirements, what is scored, limits. `spec/` holds the files."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from k2ref.errors import InputError
-from k2ref.spec import read_toml
+from k2ref.spec import read_toml, spec_path
 
 LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5", "L6", "L7")
 REVISION = "2026.11"
@@ -45,3 +46,14 @@ def find_requirement(id_: str) -> Requirement:
 def scored(revision: str = REVISION) -> frozenset[str]:
     """Read which requirements a revision scores: revision -> ids."""
     return frozenset(read_toml(f"scored/{revision}.toml")["scored"])
+
+
+def read_limits() -> dict[str, Any]:
+    """Read what correct engines of each precision were measured to reach: -> tables."""
+    return read_toml("limits.toml")
+
+
+def vectors_id() -> str:
+    """Name the frozen vectors by their manifest: -> SHA-256, empty without a manifest."""
+    path = spec_path("vectors/manifest.json")
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""

@@ -40,7 +40,7 @@ def test_what_cannot_be_compared_is_said(found: object, words: str) -> None:
     assert compare.misfit(found, wanted) == words
     for outcome in (
         compare.bounded(found, wanted, wanted),
-        compare.within_noise(found, wanted, np.ones(3)),
+        compare.within_noise(found, wanted, np.ones(3), F32),
         compare.logits_agree(found, wanted),
     ):
         assert outcome.verdict.failed
@@ -61,18 +61,23 @@ def test_the_bound_of_a_product_covers_any_order_of_the_sum() -> None:
     assert compare.bounded(lost, exact_TM, bound_TM).verdict == "fail"
 
 
-def test_an_error_between_noise_and_bound_is_loose() -> None:
+def test_an_error_above_the_noise_is_loose_in_float32_and_fails_in_bfloat16() -> None:
     wanted, sigma = np.ones((2, 4)), np.full(2, 1e-3)
-    bound = np.full((2, 4), 0.1)
-    for error, verdict in ((5e-3, "pass"), (5e-2, "loose"), (0.2, "fail")):
-        assert compare.within_noise(wanted + error, wanted, sigma, bound=bound).verdict == verdict
-    assert compare.within_noise(wanted + 5e-2, wanted, sigma).verdict == "fail"
+    for error, single, half in (
+        (5e-3, "pass", "pass"),
+        (5e-2, "loose", "fail"),
+        (0.2, "fail", "fail"),
+    ):
+        for precision, verdict in (("f32", single), ("bf16", half)):
+            outcome = compare.within_noise(wanted + error, wanted, sigma, PRECISIONS[precision])
+            assert outcome.verdict == verdict
+            assert outcome.tau == pytest.approx(error / 1e-3)
 
 
 def test_a_row_without_noise_must_be_exact() -> None:
     wanted, sigma = np.zeros((2, 4)), np.zeros(2)
-    assert compare.within_noise(wanted, wanted, sigma).verdict == "pass"
-    assert compare.within_noise(wanted + 1e-30, wanted, sigma).verdict == "fail"
+    assert compare.within_noise(wanted, wanted, sigma, F32).verdict == "pass"
+    assert compare.within_noise(wanted + 1e-30, wanted, sigma, F32).verdict == "fail"
 
 
 def test_slack_is_negative_for_a_clear_choice_and_infinite_for_no_set() -> None:

@@ -1,0 +1,1 @@
+"""What is put to an engine: operations, layers, logits, generation. Each yields results."""

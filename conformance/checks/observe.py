@@ -1,0 +1,54 @@
+"""Running a checkpoint in an engine, and refusing what cannot be compared."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conformance.compare import misfit
+from conformance.engine import Engine, EngineError, Runner, attempt
+from conformance.profiles import Prompt
+from k2ref.config import load_config
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What an engine made of a prompt."""
+
+    logits_TW: np.ndarray
+    taps: dict[str, np.ndarray]
+
+
+class Collector:
+    """A trace that keeps the last array of each name."""
+
+    def __init__(self) -> None:
+        self.taps: dict[str, np.ndarray] = {}
+
+    def __call__(self, name: str, array: Any, /) -> None:
+        """Keep a copy: name, array."""
+        self.taps[name] = np.array(array)
+
+
+def load(engine: Engine, checkpoint: Path) -> Runner | None:
+    """Load a checkpoint: engine, directory -> Runner, None where the engine runs none."""
+    runner: Runner | None = attempt(engine.load, checkpoint)
+    return runner
+
+
+def observe(runner: Runner, prompt: Prompt, checkpoint: Path) -> Observed:
+    """Run a prompt: runner, prompt -> logits and taps.
+
+    Raises:
+        EngineError: the engine failed, or its logits have another shape or type, or are not finite.
+    """
+    collector = Collector()
+    traced = "trace" in inspect.signature(runner.forward).parameters
+    options: dict[str, Any] = {"trace": collector} if traced else {}
+    logits_TW = attempt(runner.forward, prompt.ids_T, prompt.position_T, **options)
+    wanted_TW = np.zeros((len(prompt.ids_T), load_config(checkpoint).vocab_size))
+    if problem := misfit(logits_TW, wanted_TW):
+        raise EngineError(f"logits: {problem}")
+    return Observed(logits_TW, collector.taps)
