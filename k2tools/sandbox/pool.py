@@ -1,0 +1,87 @@
+"""Sandboxes started ahead of need, each used by one session or one call only."""
+
+from collections import deque
+
+import anyio
+from anyio.abc import TaskGroup
+
+from k2tools.sandbox.jail import Jail
+from k2tools.sandbox.kernel import LocalKernel
+from k2tools.sandbox.process import Inmate, SandboxError
+from k2tools.sandbox.watchdog import Watchdog
+
+
+class Pool:
+    """The sandboxes of one workspace: warm ones in waiting, and those in use under the watchdog."""
+
+    def __init__(
+        self,
+        jail: Jail,
+        group: TaskGroup,
+        *,
+        warm: int,
+        preload: tuple[str, ...] = (),
+        max_output_bytes: int = 1_000_000,
+    ) -> None:
+        self._jail, self._group = jail, group
+        self._size, self._preload = warm, preload
+        self._max_output_bytes = max_output_bytes
+        self._warm: deque[LocalKernel] = deque()
+        self._used: set[LocalKernel] = set()
+        self._room = anyio.Event()
+        self._watchdog = Watchdog(str(jail.workspace), jail.limits)
+
+    async def open(self) -> None:
+        """Begin to fill up and to watch."""
+        await self._watchdog.note_base()
+        self._group.start_soon(self._watchdog.watch, self._running)
+        self._group.start_soon(self._refill)
+
+    async def take(self) -> LocalKernel:
+        """Hand out a sandbox that nobody has used: a warm one, or one started now."""
+        self._used = {kernel for kernel in self._used if kernel.alive}
+        self._room.set()
+        while self._warm:
+            kernel = self._warm.popleft()
+            if kernel.alive:
+                break
+        else:
+            kernel = await self._start(preload=())
+        self._used.add(kernel)
+        return kernel
+
+    async def watched(self, kernel: LocalKernel) -> None:
+        """Measure once more, now that a cell has ended."""
+        await self._watchdog.inspect({kernel.inmate})
+
+    async def close(self) -> None:
+        """End every sandbox."""
+        self._size = 0
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as ending:
+                for kernel in (*self._warm, *self._used):
+                    ending.start_soon(kernel.close)
+
+    def _running(self) -> set[Inmate]:
+        return {kernel.inmate for kernel in self._used if kernel.alive}
+
+    async def _refill(self) -> None:
+        while True:
+            self._room = anyio.Event()
+            while len(self._warm) < self._size:
+                try:
+                    self._warm.append(await self._start(self._preload))
+                except (SandboxError, OSError):
+                    break  # the next call tries again and reports
+            await self._room.wait()
+
+    async def _start(self, preload: tuple[str, ...]) -> LocalKernel:
+        kernel = LocalKernel(self._jail, preload=preload, max_output_bytes=self._max_output_bytes)
+        kernel.why = lambda inmate: self._watchdog.reasons.get(inmate, "")
+        self._group.start_soon(kernel.pump)
+        try:
+            await kernel.ready()
+        except BaseException:
+            await kernel.close()
+            raise
+        return kernel
