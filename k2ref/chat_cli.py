@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ def add_chat_commands(commands: Any) -> None:
     """Add `render` and `parse` to the command line: subparsers."""
     rendering = commands.add_parser("render", help="messages to the exact prompt of a model")
     rendering.add_argument("messages", help="a JSON file of messages, or - for standard input")
+    rendering.add_argument("--checkpoint", type=Path, metavar="DIR", help="tokenizer, template")
     add_chat_options(rendering)
     rendering.add_argument("--no-generation-prompt", action="store_true")
     rendering.add_argument("--ids", action="store_true", help="print ids instead of text")
@@ -43,10 +44,8 @@ def add_chat_commands(commands: Any) -> None:
     parsing.set_defaults(run=run_parse)
 
 
-def add_chat_options(parser: argparse.ArgumentParser, *, checkpoint: bool = True) -> None:
+def add_chat_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a prompt: parser."""
-    if checkpoint:
-        parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="tokenizer, template")
     parser.add_argument("--tools", type=Path, metavar="F.json", help="tools, as in the chat API")
     parser.add_argument("--dialect", choices=sorted(DIALECTS), help="instead of the checkpoint's")
     parser.add_argument("--no-thinking", action="store_true")
@@ -111,30 +110,33 @@ def run_parse(options: argparse.Namespace) -> None:
     print(json.dumps(table, ensure_ascii=False, indent=2))
 
 
-def chat(
+def answer(
     options: argparse.Namespace, model: Model, *, max_new: int, sampling: Sampling
 ) -> Iterator[str]:
     """Answer the messages of `options.chat`: options, model -> text as it comes."""
-    tokenizer = _tokenizer(options)
-    ids = prompt_of(options, options.chat).ids(tokenizer)
-    if max(ids) >= model.config.vocab_size:
+    options.checkpoint = options.directory
+    tokenizer, dialect = _tokenizer(options), _dialect(options)
+    if len(tokenizer) > model.config.vocab_size:
         raise InputError(
-            f"the tokenizer has {len(tokenizer)} ids, the model {model.config.vocab_size}"
+            f"the tokenizer has {len(tokenizer)} ids, the model only {model.config.vocab_size}"
         )
-    parser = Parser(
-        thinking=_dialect(options).thinks and not options.no_thinking, tokenizer=tokenizer
-    )
+    ids = prompt_of(options, options.chat).ids(tokenizer)
+    parser = Parser(thinking=dialect.thinks and not options.no_thinking, tokenizer=tokenizer)
     label = ""
-    for number in generate(model, np.array(ids), max_new=max_new, sampling=sampling):
-        for event in parser.feed_ids([number]):
-            text, label = _show(event, label)
-            yield text
-        if number in tokenizer.stops:
-            break
-    for event in parser.finish():
+    for event in _events(
+        parser, generate(model, np.array(ids), max_new=max_new, sampling=sampling)
+    ):
         text, label = _show(event, label)
         yield text
     yield "\n"
+
+
+def _events(parser: Parser, ids: Iterable[int]) -> Iterator[Event]:
+    for number in ids:
+        yield from parser.feed_ids([number])
+        if parser.ended:
+            break
+    yield from parser.finish()
 
 
 def _show(event: Event, label: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from k2ref.chat_cli import add_chat_commands, add_chat_options, answer
 from k2ref.checkpoint import Checkpoint
 from k2ref.config import PRESETS
 from k2ref.errors import InputError
@@ -65,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     forward.set_defaults(run=run_forward)
 
     continued = commands.add_parser("generate", help="continue a prompt")
-    _add_model(continued, ops="oracle")
+    prompts = _add_model(continued, ops="oracle")
+    prompts.add_argument("--chat", metavar="F.json", help="messages to answer, in text")
+    add_chat_options(continued)
     continued.add_argument("--max-new", type=_positive, required=True, metavar="N")
     continued.add_argument("--temperature", type=float, default=0.0)
     continued.add_argument("--top-p", type=float, default=1.0)
@@ -82,12 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--seed", type=int, default=0)
     make.set_defaults(run=run_make_checkpoint)
 
+    add_chat_commands(commands)
     demo = commands.add_parser("demo", help="make a small checkpoint, run it, show what happens")
     demo.set_defaults(run=run_demo)
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser, *, ops: str) -> None:
+def _add_model(parser: argparse.ArgumentParser, *, ops: str) -> Any:
+    """Add the options that choose a model and its prompt: parser -> the group of prompts."""
     parser.add_argument("directory", type=Path, help="a checkpoint in the published format")
     ids = parser.add_mutually_exclusive_group(required=True)
     ids.add_argument("--ids", type=_ids, metavar="1,2,3")
@@ -99,6 +104,7 @@ def _add_model(parser: argparse.ArgumentParser, *, ops: str) -> None:
         "--numerics", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=keys
     )
     parser.add_argument("--inv-freq", type=Path, metavar="F.npy", help="a frequency table")
+    return ids
 
 
 def _ids(text: str) -> np.ndarray:
@@ -195,9 +201,13 @@ def routing_of(model: Model, recorder: Recorder) -> dict[str, np.ndarray]:
 
 
 def run_generate(options: argparse.Namespace) -> None:
-    """Print the ids that continue a prompt, as they come: options."""
+    """Print the ids that continue a prompt, or the answer to a chat, as they come: options."""
     sampling = Sampling(options.temperature, options.top_p, options.seed)
     model = _model(options, parse_numerics(options.numerics))
+    if options.chat:
+        for text in answer(options, model, max_new=options.max_new, sampling=sampling):
+            print(text, end="", flush=True)
+        return
     tokens = generate(model, _prompt(options), max_new=options.max_new, sampling=sampling)
     for place, token in enumerate(tokens):
         print(f",{token}" if place else token, end="", flush=True)

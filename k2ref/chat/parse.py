@@ -70,7 +70,7 @@ class Parser:
         self._state: Callable[[Token], Iterator[Event]]
         self._state = self._reasoning if thinking else self._content
         self._said: set[str] = set()  # which fields hold more than spaces
-        self._ended = False
+        self.ended = False
         self._stops: list[Token] = []
         self._held: list[Token] = []
         self._back: Callable[[Token], Iterator[Event]] = self._state
@@ -101,15 +101,15 @@ class Parser:
             self.counts.truncated += 1
         if self._state == self._arguments:
             events += self._end_call(complete=self._is_whole())
-        self._ended = True
+        self.ended = True
         return events
 
     def _take(self, token: Token) -> Iterator[Event]:
-        if self._ended:
+        if self.ended:
             return
         if token.marker and token.text in STOP_NAMES:
             if token.certain:
-                self._ended = True
+                self.ended = True
             else:  # the last thing in the output, or prose
                 self._stops.append(token)
             return
@@ -170,7 +170,7 @@ class Parser:
     def _opening(self, token: Token) -> Iterator[Event]:
         self._held.append(token)
         if token.marker:
-            if self._header is None and token.text == CALL:
+            if token.text == CALL and (self._header is None or self._held[0].text == SECTION):
                 self._header = ""
             elif self._header is not None and token.text == ARGUMENTS:
                 yield from self._commit(self._header)
@@ -195,6 +195,7 @@ class Parser:
             for token in held:
                 yield from self._state(Token(token.text))
             return
+        self.counts.malformed += sum(held.text == CALL for held in self._held) - 1
         self._header = header
         yield from self._begin_call()
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from k2ref.chat.dialect import K2_THINKING, Dialect
 from k2ref.chat.typescript import declare_tools
-from k2ref.chat.wire import Message, arguments_of, check_messages, reasoning_of
+from k2ref.chat.wire import Message, check_messages, reasoning_of
 from k2ref.errors import InputError
 from k2ref.tokenizer import Tokenizer
 
@@ -195,7 +195,7 @@ def _content(content: Any, dialect: Dialect) -> Iterator[Piece]:
 def _calls(calls: Sequence[Message]) -> Iterator[Piece]:
     yield Piece("<|tool_calls_section_begin|>", True)
     for call in calls:
-        arguments = arguments_of(call)
+        arguments = call["function"]["arguments"]
         if not isinstance(arguments, str):  # with spaces, unlike the tools
             arguments = json.dumps(arguments, ensure_ascii=False)
         yield from (Piece("<|tool_call_begin|>", True), Piece(call["id"]))

@@ -29,21 +29,12 @@ def reasoning_of(message: Message) -> str | None:
 
     "" is an answer (the model thought nothing) and differs from None (nobody kept it).
     """
-    found = {message[f] for f in REASONING_FIELDS if message.get(f) is not None}
-    if len(found) > 1:
+    found = [message[f] for f in REASONING_FIELDS if message.get(f) is not None]
+    if any(not isinstance(text, str) for text in found):
+        raise InputError(f"reasoning must be text, got {found}")
+    if len(set(found)) > 1:
         raise InputError("reasoning_content and reasoning differ; send one of them")
-    return found.pop() if found else None
-
-
-def arguments_of(call: Message) -> str | Mapping[str, Any]:
-    """Read the arguments of a call, text or object as they came: call -> arguments."""
-    function = call.get("function")
-    if not isinstance(function, Mapping) or not isinstance(
-        function.get("arguments", ""), str | Mapping
-    ):
-        raise InputError("a tool call needs a function with a name and arguments (text or object)")
-    arguments: str | Mapping[str, Any] = function.get("arguments", "")
-    return arguments
+    return found[0] if found else None
 
 
 def check_messages(messages: Sequence[Message]) -> None:
@@ -55,6 +46,8 @@ def check_messages(messages: Sequence[Message]) -> None:
     for place, message in enumerate(messages):
         try:
             _check(message)
+            for call in _list(message, "tool_calls"):
+                _check_call(call)
         except InputError as error:
             raise InputError(f"message {place}: {error}") from None
 
@@ -64,15 +57,31 @@ def _check(message: Message) -> None:
         raise InputError(f"wanted an object, got {type(message).__name__}")
     if message.get("role") not in ROLES:
         raise InputError(f"role must be one of {', '.join(ROLES)}, got {message.get('role')!r}")
-    reasoning = reasoning_of(message)
-    if reasoning is not None and not isinstance(reasoning, str):
-        raise InputError("reasoning must be text")
+    for key in ("name", "tool_call_id"):
+        if not isinstance(message.get(key), str | None):
+            raise InputError(f"{key} must be text, got {message[key]!r}")
+    if not isinstance(message.get("content"), str | list | None):
+        raise InputError(f"content must be text or a list of parts, got {message['content']!r}")
+    reasoning_of(message)
     if message["role"] == "tool" and not message.get("tool_call_id"):
         raise InputError("a tool message needs the tool_call_id of the call that it answers")
-    for call in message.get("tool_calls") or []:
-        if not call.get("id"):
-            raise InputError("a tool call needs an id; native_ids mints functions.NAME:INDEX")
-        arguments_of(call)
+
+
+def _list(message: Message, key: str) -> list[Any]:
+    value = message.get(key)
+    if value is not None and not isinstance(value, list):
+        raise InputError(f"{key} must be a list, got {value!r}")
+    return value or []
+
+
+def _check_call(call: Any) -> None:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise InputError("a tool call needs a function with a name")
+    if not isinstance(function.get("arguments"), str | Mapping):
+        raise InputError("the arguments of a tool call are an object, or its text")
+    if not isinstance(call.get("id"), str) or not call["id"]:
+        raise InputError("a tool call needs an id; native_ids mints functions.NAME:INDEX")
 
 
 def native_ids(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -84,9 +93,10 @@ def native_ids(messages: Sequence[Message]) -> list[dict[str, Any]]:
     pending: dict[Any, str] = {}
     for place, message in enumerate(messages):
         message = dict(message)
-        if message.get("tool_calls"):
+        if calls_before := _list(message, "tool_calls"):
             pending, calls = {}, []
-            for call in message["tool_calls"]:
+            for call in calls_before:
+                _check_call({**call, "id": "any"} if isinstance(call, Mapping) else call)
                 new = f"functions.{call['function']['name']}:{count}"
                 count += 1
                 pending[call.get("id")] = new
