@@ -54,6 +54,10 @@ class EngineError(Exception):
     """The engine raised, died, hung, or answered what cannot be compared."""
 
 
+class NotOffered(Exception):
+    """The engine has no such operation or option: a declared skip, raised when it is asked."""
+
+
 @dataclass(frozen=True)
 class Info:
     """What an engine says about itself."""
@@ -149,7 +153,15 @@ def open_module(address: str, *, precision: str | None = None) -> Engine:
 
 
 # how an engine is written on the command line -> module:function that opens it
-OPENERS = {"module": "conformance.engine:open_module"}
+OPENERS = {
+    "gguf": "conformance.adapters.llama:open_gguf",
+    "hf": "conformance.adapters.hf:open_hf",
+    "http": "conformance.adapters.openai:open_http",
+    "https": "conformance.adapters.openai:open_https",
+    "mlx": "conformance.adapters.mlx:open_mlx",
+    "module": "conformance.engine:open_module",
+    "stdio": "conformance.adapters.k2cp:open_stdio",
+}
 
 
 def open_engine(text: str, *, precision: str | None = None) -> Engine:
@@ -168,6 +180,7 @@ def attempt(
     """Call into an engine: function, arguments -> its answer.
 
     Raises:
+        NotOffered: it says that it has no such option.
         EngineError: it raised, asked to leave the process, or gave no answer in time. A call that
         hangs is left behind in its thread.
     """
@@ -185,7 +198,7 @@ def attempt(
     if thread.is_alive():
         raise EngineError(f"no answer within {timeout_s:g} s")
     if error := outcome.get("error"):
-        if isinstance(error, EngineError):
+        if isinstance(error, EngineError | NotOffered):
             raise error
         raise EngineError(f"{type(error).__name__}: {error}") from error
     return outcome["answer"]

@@ -16,27 +16,30 @@ arguments and the names of their results are those of `k2ref.oracle`.
 """
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import shlex
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from conformance.adapters.failure import EngineError, NotOffered
 from conformance.adapters.lines import LineProcess
 from conformance.adapters.messages import flatten, read_arrays, result_of, write_arrays
+from conformance.compare import find_precision
+from conformance.engine import EngineError, Info, NotOffered, Runner
 from k2ref import oracle
+from k2ref.errors import InputError
 from k2ref.trace import Trace, ignore
 
 PROTOCOL = "k2cp/1"
-PRECISIONS = ("f64", "f32", "f16", "bf16")
 
 
 class SubprocessEngine:
-    """An engine behind a command. Its operations are attributes, as those of a module."""
+    """An engine behind a command, and the runner of the checkpoint it was given last."""
 
     def __init__(self, command: str, *, timeout_s: float = 60.0) -> None:
         """Start it and ask what it offers: command -> engine.
@@ -49,30 +52,34 @@ class SubprocessEngine:
         self._count = 0
         self._directory: str | None = None
         try:
-            self.info = _check_hello(self._ask({"cmd": "hello", "protocol": PROTOCOL}))
+            self._hello = _check_hello(self._ask({"cmd": "hello", "protocol": PROTOCOL}))
         except BaseException:
             self._end()
             raise
-        self.name, self.version = str(self.info["name"]), str(self.info["version"])
-        self.precision = str(self.info["precision"])
-        for operation in self.info["ops"]:
-            setattr(self, operation, functools.partial(self._operate, operation))
+        self.info = Info(
+            str(self._hello["name"]), str(self._hello["version"]), str(self._hello["precision"])
+        )
 
-    def load(self, directory: str | Path) -> None:
-        """Give it a checkpoint: directory."""
+    def operation(self, name: str) -> Callable[..., Any] | None:
+        """Find an operation: name -> function, None where hello did not name it."""
+        return functools.partial(self._operate, name) if name in self._hello["ops"] else None
+
+    def load(self, directory: Path) -> Runner | None:
+        """Give it a checkpoint: directory -> itself, None where hello said no forward."""
+        if not self._hello.get("forward"):
+            return None
         self._directory = str(directory)
         self._ask({"cmd": "load", "directory": self._directory})
+        return self
 
     def forward(
         self, ids_T: np.ndarray, position_T: np.ndarray | None = None, *, trace: Trace = ignore
     ) -> np.ndarray:
         """Run tokens through the loaded checkpoint: ids_T, position_T -> logits_TW."""
-        if not self.info.get("forward"):
-            raise NotOffered(f"{self.name} offers no forward pass")
         self._revive()
         position_T = np.arange(len(ids_T)) if position_T is None else position_T
         arrays = {"ids_T": np.asarray(ids_T, np.int64), "position_T": position_T.astype(np.int64)}
-        taps = list(self.info.get("taps", []))
+        taps = list(self._hello.get("taps", []))
         found = self._exchange({"cmd": "forward", "taps": taps}, arrays)
         if "logits_TW" not in found:
             raise EngineError(
@@ -135,12 +142,28 @@ class SubprocessEngine:
         return result
 
 
+def open_stdio(address: str, *, precision: str | None = None) -> SubprocessEngine:
+    """Start an engine: command -> engine. It declares its precision itself.
+
+    Raises:
+        InputError: it does not start or greet.
+    """
+    try:
+        engine = SubprocessEngine(address)
+    except EngineError as error:
+        raise InputError(f"stdio:{address}: {error}") from None
+    if precision is not None:
+        engine.info = dataclasses.replace(engine.info, precision=find_precision(precision).name)
+    return engine
+
+
 def _check_hello(info: dict[str, Any]) -> dict[str, Any]:
     if missing := [key for key in ("name", "version", "precision", "ops") if key not in info]:
         raise EngineError(f"hello must say {', '.join(missing)}")
-    if info["precision"] not in PRECISIONS:
-        wanted = ", ".join(PRECISIONS)
-        raise EngineError(f"precision must be one of {wanted}, got {info['precision']!r}")
+    try:
+        find_precision(str(info["precision"]))
+    except InputError as error:
+        raise EngineError(f"hello: {error}") from None
     if unknown := sorted(set(info["ops"]) - set(oracle.OPERATIONS)):
         raise EngineError(f"there is no operation {', '.join(unknown)}; see k2ref.oracle")
     return info

@@ -14,7 +14,7 @@ import tempfile
 import time
 from typing import Any
 
-from conformance.adapters.failure import EngineError
+from conformance.engine import EngineError
 
 MAX_LINE_BYTES = 1 << 20
 TAIL_CHARACTERS = 400

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from conformance.adapters.failure import EngineError
+from conformance.engine import EngineError
 from k2ref import oracle
 
 

@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from conformance.adapters.failure import EngineError, NotOffered
 from conformance.adapters.k2cp import SubprocessEngine
 from conformance.adapters.messages import flatten, output_names
+from conformance.engine import EngineError, NotOffered
 from k2ref import oracle
 from k2ref.oracle import Expert, Int4
 
@@ -48,7 +48,7 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_a_client_without_python_unpacks_int4_exactly(client: SubprocessEngine) -> None:
     codes_ML = np.tile(np.arange(-8, 8), (3, 5))[:, :75]
     packed_MP = oracle.int4_pack(codes_ML)
-    np.testing.assert_array_equal(client.int4_unpack(packed_MP, 75), codes_ML)
+    np.testing.assert_array_equal(client.operation("int4_unpack")(packed_MP, 75), codes_ML)
 
 
 @pytest.mark.parametrize("group_size", [32, 64])
@@ -57,7 +57,7 @@ def test_a_client_without_python_multiplies_int4(client: SubprocessEngine, group
     x_TL = random.standard_normal((2, 96)).astype(np.float32)
     packed_MP = oracle.int4_pack(random.integers(-8, 8, (5, 96)))
     scale_MG = random.random((5, -(-96 // group_size))).astype(ml_dtypes.bfloat16)
-    found = client.int4_linear(x_TL, packed_MP, scale_MG, group_size=group_size)
+    found = client.operation("int4_linear")(x_TL, packed_MP, scale_MG, group_size=group_size)
     w_ML = oracle.int4_dequantize(packed_MP, scale_MG, 96, group_size=group_size)
     bound_TM = 98 * 2.0**-24 * (np.abs(x_TL.astype(float)) @ np.abs(w_ML.T))  # Higham's gamma
     assert (np.abs(found - x_TL.astype(float) @ w_ML.T) <= bound_TM).all()
@@ -65,25 +65,24 @@ def test_a_client_without_python_multiplies_int4(client: SubprocessEngine, group
 
 def test_a_client_without_python_normalises(client: SubprocessEngine) -> None:
     x_TD = np.full((2, 64), 1e-3, np.float32)
-    found = client.rms_norm(x_TD, np.ones(64, np.float32), 1e-6)
+    found = client.operation("rms_norm")(x_TD, np.ones(64, np.float32), 1e-6)
     np.testing.assert_allclose(found, 0.70710678, rtol=4e-7)  # a few roundings to float32
 
 
 def test_a_client_without_python_routes(client: SubprocessEngine) -> None:
     logits_TE = np.array([[0, np.log(3), -np.log(3), 0]], np.float32)
     bias_E = np.array([0, 0, 0.6, 0.001], np.float32)
-    routing = client.route(logits_TE, bias_E, top_k=2, scale=2.827)
+    routing = client.operation("route")(logits_TE, bias_E, top_k=2, scale=2.827)
     assert routing.experts_TK.tolist() == [[2, 1]]
     np.testing.assert_allclose(routing.weights_TK, [[0.70675, 2.12025]], rtol=1e-6)
 
 
 def test_what_a_client_does_not_offer_is_a_skip(client: SubprocessEngine) -> None:
-    assert not hasattr(client, "attend_absorbed")
+    assert client.operation("attend_absorbed") is None
+    assert client.load(Path("anywhere")) is None
     one_E = np.zeros(8, np.float32)
     with pytest.raises(NotOffered):
-        client.route(one_E[None], one_E, top_k=2, scale=1.0, n_group=2)
-    with pytest.raises(NotOffered):
-        client.forward(np.array([1]))
+        client.operation("route")(one_E[None], one_E, top_k=2, scale=1.0, n_group=2)
 
 
 def test_nested_arguments_are_flattened_with_dots() -> None:
@@ -160,14 +159,14 @@ def misbehaving(tmp_path: Path) -> Iterator[object]:
 def test_misbehaviour_is_the_engines_error(misbehaving, code: str, message: str) -> None:
     engine = misbehaving(code)
     with pytest.raises(EngineError, match=message):
-        engine.silu(np.ones(3, np.float32))
+        engine.operation("silu")(np.ones(3, np.float32))
 
 
 def test_the_question_after_a_crash_gets_a_fresh_process(misbehaving) -> None:
     engine = misbehaving("os.abort()")
     for _ in range(2):
         with pytest.raises(EngineError, match="SIGABRT"):
-            engine.silu(np.ones(3, np.float32))
+            engine.operation("silu")(np.ones(3, np.float32))
     assert engine._lines.starts == 2
 
 

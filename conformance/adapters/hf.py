@@ -1,0 +1,231 @@
+"""transformers as an engine: a checkpoint in its own classes, every tap through hooks.
+
+`hf:DIR` holds the weights in float32; `hf:DIR,dtype=bfloat16` as most people run them. Packed INT4
+experts are unpacked by compressed-tensors in bfloat16. In float32 they come dequantised without
+rounding, because the library itself would round experts to bfloat16 whatever dtype it is asked for.
+`weights=shipped` takes the library's own way in float32 as well; such an engine declares bf16.
+
+`patch=FILE` runs a Python file first: the changes of a fork.
+"""
+
+import contextlib
+import json
+import runpy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from conformance.adapters.address import split_address
+from conformance.adapters.hf_weights import dequantised_state
+from conformance.engine import Info
+from k2ref.config import Config, load_config
+from k2ref.errors import InputError
+from k2ref.numerics import Numerics
+from k2ref.trace import Trace, ignore, tap_names
+
+try:
+    import torch
+    import transformers
+    from transformers.models.deepseek_v3 import modeling_deepseek_v3 as modeling
+
+    from conformance.adapters.hf_ops import OPERATIONS, without_gradients
+    from conformance.adapters.torch_arrays import interleave, to_numpy
+except ImportError as error:
+    raise InputError(
+        f"hf: needs torch and transformers ({error}): python -m pip install 'k2ref[peers]'"
+    ) from None
+
+transformers.utils.logging.disable_progress_bar()
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class HfEngine:
+    """The classes of `deepseek_v3` as an engine; what `load` gives runs a checkpoint in them."""
+
+    def __init__(self, *, dtype: str = "float32", weights: str = "exact", patch: str = "") -> None:
+        if dtype not in DTYPES:
+            raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        if weights not in ("exact", "shipped"):
+            raise InputError(f"weights must be exact or shipped, got {weights!r}")
+        if patch:
+            runpy.run_path(patch)
+        self._dtype, self._shipped = dtype, weights == "shipped" or dtype == "bfloat16"
+        self.info = Info(
+            "transformers",
+            f"{transformers.__version__}, torch {torch.__version__}",
+            "bf16" if self._shipped else "f32",
+            Numerics(
+                dequant="bf16" if self._shipped else "exact",
+                rope_dtype="model" if self._shipped else "float32",
+                moe_layer_freq="ignored",
+            ),
+            {"dtype": dtype, "weights": weights, **({"patch": patch} if patch else {})},
+        )
+
+    def operation(self, name: str) -> Callable[..., Any] | None:
+        """Find an operation: name -> function, None where the library has none."""
+        function = OPERATIONS.get(name)
+        return None if function is None else without_gradients(function)
+
+    def load(self, directory: Path) -> "HfModel":
+        """Load a checkpoint: directory -> model."""
+        table = _read_table(directory)
+        shipped = self._shipped or "quantization_config" not in table
+        build = _load_shipped if shipped else _load_dequantised
+        model = build(directory, table, DTYPES[self._dtype]).eval()
+        return HfModel(model, load_config(directory))
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+
+def open_hf(address: str, *, precision: str | None = None) -> HfEngine:
+    """Open `[DIR][,dtype=…][,weights=…][,patch=FILE]`: address -> engine."""
+    dtype = "bfloat16" if precision == "bf16" else "float32"
+    _, options = split_address(address, {"dtype": dtype, "weights": "exact", "patch": ""})
+    return HfEngine(**options)
+
+
+class HfModel:
+    """A checkpoint in `DeepseekV3ForCausalLM`. `forward` is that of `k2ref.Model`."""
+
+    def __init__(self, model: Any, config: Config) -> None:
+        self.model = model
+        self._taps = tap_names(config)
+
+    def forward(
+        self, ids_T: np.ndarray, position_T: np.ndarray | None = None, *, trace: Trace = ignore
+    ) -> np.ndarray:
+        """Run tokens through the model: ids_T, position_T -> logits_TW."""
+        position_T = np.arange(len(ids_T)) if position_T is None else position_T
+        found: dict[str, np.ndarray] = {}
+        with torch.no_grad(), _recording(self.model, found):
+            logits = self.model(
+                input_ids=torch.tensor(np.asarray(ids_T)[None]),
+                # without a mask, gaps between positions would be read as packed sequences
+                attention_mask=torch.ones(1, len(ids_T), dtype=torch.long),
+                position_ids=torch.tensor(np.asarray(position_T, np.int64)[None]),
+                use_cache=False,
+            ).logits[0]
+        found["logits"] = logits_TW = to_numpy(logits)
+        for name in self._taps:
+            if name in found:
+                trace(name, found[name])
+        return logits_TW
+
+    def generate(self, ids_T: np.ndarray, *, max_new: int) -> list[int]:
+        """Continue a prompt greedily: ids_T -> ids."""
+        with torch.no_grad():
+            ids = self.model.generate(
+                torch.tensor(np.asarray(ids_T)[None]),
+                attention_mask=torch.ones(1, len(ids_T), dtype=torch.long),
+                max_new_tokens=max_new,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        return [int(id_) for id_ in ids[0, len(ids_T) :]]
+
+
+def _read_table(directory: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{directory}: no readable config.json: {error}") from None
+
+
+def _config(table: dict[str, Any]) -> Any:
+    """Make the library's config: table -> config. `kimi_k2` is not registered there."""
+    known = {key: value for key, value in table.items() if key not in ("model_type", "auto_map")}
+    return transformers.DeepseekV3Config(**known)
+
+
+def _load_shipped(directory: Path, table: dict[str, Any], dtype: Any) -> Any:
+    return transformers.DeepseekV3ForCausalLM.from_pretrained(
+        directory,
+        config=_config(table),
+        dtype=dtype,
+        attn_implementation="eager",
+    )
+
+
+def _load_dequantised(directory: Path, table: dict[str, Any], dtype: Any) -> Any:
+    plain = {key: value for key, value in table.items() if key != "quantization_config"}
+    config = _config(plain)
+    config._attn_implementation = config._experts_implementation = "eager"
+    with torch.device("meta"):
+        model = transformers.DeepseekV3ForCausalLM(config)
+    model.to_empty(device="cpu")
+    model.load_state_dict(
+        {k: torch.from_numpy(a) for k, a in dequantised_state(directory).items()}, strict=True
+    )
+    # buffers that no checkpoint holds are left empty by `to_empty`
+    model.model.rotary_emb = modeling.DeepseekV3RotaryEmbedding(config)
+    return model.to(dtype)
+
+
+@contextlib.contextmanager
+def _recording(model: Any, found: dict[str, np.ndarray]) -> Iterator[None]:
+    handles: list[Any] = []
+
+    def after(module: Any, *names: str) -> None:
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            parts = output if isinstance(output, tuple) else (output,)
+            for name, part in zip(names, parts, strict=False):  # attention returns more
+                found[name] = to_numpy(part.reshape(-1, part.shape[-1]))
+
+        handles.append(module.register_forward_hook(hook))
+
+    def before(module: Any, name: str) -> None:
+        def hook(_module: Any, args: Any) -> None:
+            found[name] = to_numpy(args[0].reshape(-1, args[0].shape[-1]))
+
+        handles.append(module.register_forward_pre_hook(hook))
+
+    after(model.model.embed_tokens, "embed")
+    for index, layer in enumerate(model.model.layers):
+        _hook_layer(f"L{index}.", layer, after, before)
+    after(model.model.norm, "final.norm")
+    attend = _recording_attention(modeling.eager_attention_forward, found)
+    try:
+        with mock.patch.object(modeling, "eager_attention_forward", attend):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook_layer(
+    base: str, layer: Any, after: Callable[..., None], before: Callable[[Any, str], None]
+) -> None:
+    attention, mlp = layer.self_attn, layer.mlp
+    after(layer.input_layernorm, f"{base}attn.norm")
+    if attention.q_a_layernorm is not None:
+        after(attention.q_a_layernorm, f"{base}attn.q_latent")
+    after(attention.kv_a_layernorm, f"{base}attn.latent")
+    after(attention, f"{base}attn.out")
+    before(layer.post_attention_layernorm, f"{base}attn.residual")
+    after(layer.post_attention_layernorm, f"{base}ffn.norm")
+    if hasattr(mlp, "gate"):
+        names = [f"{base}moe.router.{part}" for part in ("logits", "weights", "experts")]
+        after(mlp.gate, *names)
+        after(mlp.experts, f"{base}moe.routed")
+        after(mlp.shared_experts, f"{base}moe.shared")
+    after(mlp, f"{base}ffn.out")
+    after(layer, f"{base}out")
+
+
+def _recording_attention(attend: Callable[..., Any], found: dict[str, np.ndarray]) -> Any:
+    def recorded(module: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        base, N = f"L{module.layer_idx}.attn.", module.qk_nope_head_dim
+        by_token = query[0].transpose(0, 1)
+        found[f"{base}q_nope"] = to_numpy(by_token[:, :, :N])
+        found[f"{base}q_rope"] = to_numpy(interleave(by_token[:, :, N:]))
+        found[f"{base}k_rope"] = to_numpy(interleave(key[0, 0, :, N:]))
+        heads, weights = attend(module, query, key, value, *args, **kwargs)
+        found[f"{base}heads"] = to_numpy(heads[0])
+        return heads, weights
+
+    return recorded

@@ -1,0 +1,209 @@
+"""mlx-lm on the CPU as an engine: the shipped INT4 directory, unmodified, in its own classes.
+
+`mlx:DIR` raises what is not packed to float32; INT4 stays packed, exactly. mlx-lm rotates from an
+offset, so positions must follow one another. Its router keeps the order of `argpartition`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conformance.adapters.address import split_address
+from conformance.engine import Info, NotOffered
+from k2ref.config import Config, load_config
+from k2ref.errors import InputError
+from k2ref.numerics import Numerics
+from k2ref.trace import Trace, ignore, tap_names
+
+try:
+    import mlx.core as mx
+    import mlx_lm
+    from mlx_lm.models.base import create_causal_mask
+    from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.utils import load_model
+
+    from conformance.adapters.mlx_ops import OPERATIONS
+except ImportError as error:
+    raise InputError(
+        f"mlx: needs mlx-lm ({error}): python -m pip install 'k2ref[peers-mlx]'"
+    ) from None
+
+mx.set_default_device(mx.cpu)
+
+
+class MlxEngine:
+    """The classes of `deepseek_v3` in mlx-lm."""
+
+    def __init__(self) -> None:
+        self.info = Info(
+            "mlx-lm",
+            f"{mlx_lm.__version__}, mlx {mx.__version__}",
+            "f32",
+            Numerics(renorm_eps="0", renorm_single="no", mask_fill="0"),
+        )
+
+    def operation(self, name: str) -> Callable[..., Any] | None:
+        """Find an operation: name -> function, None where the library has none."""
+        return OPERATIONS.get(name)
+
+    def load(self, directory: Path) -> "MlxModel":
+        """Load a checkpoint: directory -> model."""
+        model, _ = load_model(directory, model_config={"model_type": "deepseek_v3"})
+        model.set_dtype(mx.float32)
+        mx.eval(model.parameters())
+        return MlxModel(model, load_config(directory))
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+
+def open_mlx(address: str, *, precision: str | None = None) -> MlxEngine:
+    """Open `[DIR]`: address -> engine."""
+    split_address(address, {})
+    if precision not in (None, "f32"):
+        raise InputError(f"mlx: runs in f32 on the CPU, got {precision}")
+    return MlxEngine()
+
+
+class MlxModel:
+    """A checkpoint in mlx-lm. `forward` is that of `k2ref.Model`, for positions in a row."""
+
+    def __init__(self, model: Any, config: Config) -> None:
+        self.model = model
+        self.config = config
+        rope = model.model.layers[0].self_attn.rope
+        # the library's own table differs from the published bytes by an ulp in some entries, which
+        # is 0.004 rad at position 262,143: the reference rotates with this one
+        self.inv_freq_Z = 1 / to_numpy(rope._freqs) if hasattr(rope, "_freqs") else None
+
+    def forward(
+        self, ids_T: np.ndarray, position_T: np.ndarray | None = None, *, trace: Trace = ignore
+    ) -> np.ndarray:
+        """Run tokens through the model: ids_T, position_T -> logits_TW float32."""
+        position_T = np.arange(len(ids_T)) if position_T is None else np.asarray(position_T)
+        if (np.diff(position_T) != 1).any():
+            raise NotOffered("mlx-lm rotates from an offset: positions must follow one another")
+        found: dict[str, np.ndarray] = {}
+        layers = range(self.config.num_hidden_layers)
+        cache = [_Apart(int(position_T[0]), f"L{layer}.attn.", found) for layer in layers]
+        with _recording(self.model, self.config, found):
+            logits_TW = to_numpy(self.model(mx.array(np.asarray(ids_T)[None]), cache=cache)[0])
+        found["logits"] = logits_TW
+        for name in tap_names(self.config):
+            if name in found:
+                trace(name, found[name])
+        return logits_TW
+
+    def generate(self, ids_T: np.ndarray, *, max_new: int) -> list[int]:
+        """Continue a prompt greedily with a cache: ids_T -> ids."""
+        cache, ids = make_prompt_cache(self.model), [int(i) for i in ids_T]
+        found: list[int] = []
+        while len(found) < max_new:
+            logits_W = self.model(mx.array([ids]), cache=cache)[0, -1]
+            ids = [int(mx.argmax(logits_W).item())]
+            found += ids
+        return found
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """Copy an array out of mlx: array -> array."""
+    return np.array(array)
+
+
+class _Apart:
+    """A cache that begins at a position and holds nothing from before; it sees what is cached."""
+
+    def __init__(self, offset: int, base: str, found: dict[str, np.ndarray]) -> None:
+        self.offset = offset
+        self._base, self._found = base, found
+
+    def make_mask(self, count: int, **_options: Any) -> Any:
+        """Hide later tokens: count -> mask_TS."""
+        return create_causal_mask(count)
+
+    def update_and_fetch(self, latent: Any, key_rope: Any) -> tuple[Any, Any]:
+        """See what would be cached, and hand it back."""
+        self._found[f"{self._base}latent"] = to_numpy(latent[0, 0])
+        self._found[f"{self._base}k_rope"] = to_numpy(key_rope[0, 0])
+        return latent, key_rope
+
+
+class _Watched:
+    """A module that shows what goes in and comes out."""
+
+    def __init__(self, module: Any, see: Callable[[Any, Any], None]) -> None:
+        self._module, self._see = module, see
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        out = self._module(x, *args, **kwargs)
+        self._see(x, out)
+        return out
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+@contextmanager
+def _recording(model: Any, config: Config, found: dict[str, np.ndarray]) -> Iterator[None]:
+    """Watch every module that has a tap, by its name in its parent."""
+    undo: list[tuple[Any, str, Any]] = []
+
+    def watch(parent: Any, name: str, **taps: str) -> None:
+        def see(x: Any, out: Any) -> None:
+            for side, array in (("before", x), ("after", out)):
+                if side in taps:
+                    found[taps[side]] = to_numpy(array.reshape(-1, array.shape[-1]))
+            if "queries" in taps:
+                _split_query(config, taps["queries"], out, found)
+            if "rotated" in taps and out.shape[1] > 1:  # the key has one head
+                found[taps["rotated"]] = to_numpy(out[0].transpose(1, 0, 2))
+            if "routing" in taps:
+                for part, array in zip(("experts", "weights"), out, strict=True):
+                    found[f"{taps['routing']}.{part}"] = to_numpy(array[0])
+
+        module = getattr(parent, name)
+        undo.append((parent, name, module))
+        setattr(parent, name, _Watched(module, see))
+
+    watch(model.model, "embed_tokens", after="embed")
+    last = config.num_hidden_layers - 1
+    watch(model.model, "norm", before=f"L{last}.out", after="final.norm")
+    for index, layer in enumerate(list(model.model.layers)):
+        _watch_layer(index, layer, watch)
+    try:
+        yield
+    finally:
+        for parent, name, module in reversed(undo):
+            setattr(parent, name, module)
+
+
+def _watch_layer(index: int, layer: Any, watch: Callable[..., None]) -> None:
+    base, attention, mlp = f"L{index}.", layer.self_attn, layer.mlp
+    previous = {"before": f"L{index - 1}.out"} if index else {}
+    watch(layer, "input_layernorm", after=f"{base}attn.norm", **previous)
+    if hasattr(attention, "q_a_layernorm"):
+        watch(attention, "q_a_layernorm", after=f"{base}attn.q_latent")
+    query = "q_b_proj" if hasattr(attention, "q_b_proj") else "q_proj"
+    watch(attention, query, queries=f"{base}attn.")
+    watch(attention, "rope", rotated=f"{base}attn.q_rope")
+    watch(attention, "o_proj", before=f"{base}attn.heads", after=f"{base}attn.out")
+    watch(
+        layer,
+        "post_attention_layernorm",
+        before=f"{base}attn.residual",
+        after=f"{base}ffn.norm",
+    )
+    if hasattr(mlp, "gate"):
+        watch(mlp, "gate", routing=f"{base}moe.router")
+        watch(mlp, "shared_experts", after=f"{base}moe.shared")
+    watch(layer, "mlp", after=f"{base}ffn.out")
+
+
+def _split_query(config: Config, base: str, query: Any, found: dict[str, np.ndarray]) -> None:
+    by_head = query.reshape(
+        -1, config.num_attention_heads, query.shape[-1] // config.num_attention_heads
+    )
+    found[f"{base}q_nope"] = to_numpy(by_head[:, :, : config.qk_nope_head_dim])
