@@ -73,6 +73,14 @@ def _serve_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--corpus", action="append", type=Path, default=[], metavar="PATH", help="search it too"
     )
+    made.add_argument(
+        "--web",
+        action="append",
+        default=[],
+        metavar="PROVIDER",
+        help="search the web with searxng=URL, brave, tavily, exa or ddgs; first to last",
+    )
+    made.add_argument("--fetch", action="store_true", help="let open read public web pages")
     made.add_argument("--facts", type=Path, metavar="FILE", help="facts with their sources")
     made.add_argument("--state", type=Path, help="where run logs and indexes live")
     made.add_argument("--run", default="", help="resume the run of this name, or start it")
@@ -121,6 +129,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
         options.state or default_state(folder),
         writable=not options.read_only,
         corpora=tuple(str(_folder(path)) for path in options.corpus),
+        web=tuple(options.web),
+        fetch=options.fetch,
         facts=str(options.facts.resolve(strict=True)) if options.facts else "",
         redact_log=options.redact,
         snapshot=options.snapshot,

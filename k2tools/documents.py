@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,14 @@ def plain(data: bytes, fallback: str) -> Extracted:
     return Extracted(lines, about["title"][:200], day[0] if day else "", about["url"])
 
 
+def known(charset: str) -> bool:
+    """Say whether a stated charset is one that Python decodes text with."""
+    with suppress(LookupError, ValueError):
+        b"a".decode(charset or "?")
+        return True
+    return False
+
+
 class Extractor:
     """The extracting process: started when first needed, killed when too slow, then restarted."""
 
@@ -61,7 +70,7 @@ class Extractor:
     def __call__(self, kind: str, data: bytes, *, url: str = "", charset: str = "") -> Extracted:
         """Read a document: "text", "html" or "pdf", its bytes -> Extracted, or ToolError."""
         if kind == "text":
-            return plain(data, self._fallback)
+            return plain(data, charset if known(charset) else self._fallback)
         request = {"kind": kind, "size": len(data), "url": url, "charset": charset}
         with self._lock:
             answer = self._ask(request, data)

@@ -27,7 +27,7 @@ _LINK = re.compile(r"\]\(" + re.escape(LINK) + r"(\d+)(?: \"[^\"]*\")?\)")
 FILLER = " of code" + "," * 12  # readability drops what is short and has no commas
 _PRE = re.compile(r"[ >]*k2pre(\d+)pre" + FILLER)
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-_HIDDEN = ("script", "style", "noscript", "template", "svg", "iframe", "head")
+_HIDDEN = ("title", "script", "style", "noscript", "template", "svg", "iframe")
 _DATES = (
     '//meta[@property="article:published_time"]/@content',
     '//meta[@name="date" or @name="DC.date" or @name="citation_publication_date"]/@content',
@@ -46,7 +46,7 @@ def html(data: bytes, url: str, charset: str) -> dict[str, Any]:
     canonical = tree.xpath('//link[@rel="canonical"]/@href')
     about["url"] = urljoin(url, canonical[0]) if canonical else url
     blocks, links = take_out_code(tree), number_links(tree, url)
-    for element in tree.xpath("|".join(f"//{tag}" for tag in _HIDDEN if tag != "head")):
+    for element in tree.xpath("|".join(f"//{tag}" for tag in _HIDDEN)):
         element.drop_tree()
     markdown = content(tree)
     return about | {"lines": finished(markdown, blocks, links)}
@@ -110,9 +110,10 @@ def content(tree: Any) -> str:
     import lxml.html
     from readability import Document
 
-    source = lxml.html.tostring(tree, encoding="unicode")
     body = tree.find(".//body")
-    visible = len(" ".join((tree if body is None else body).text_content().split()))
+    body = tree if body is None else body
+    source = lxml.html.tostring(tree, encoding="unicode")
+    visible = len(" ".join(body.text_content().split()))
     best = ""
     with contextlib.suppress(Exception):  # whatever it trips over, the next one may not
         best = markdown_of(Document(source).summary(html_partial=True))
@@ -124,7 +125,8 @@ def content(tree: Any) -> str:
         )
         best = max(best, other or "", key=len)
     if len(best) < min(POOR_CHARS, visible):
-        best = max(best, markdown_of(source), key=len)  # a page of a few words
+        whole = lxml.html.tostring(body, encoding="unicode")
+        best = max(best, markdown_of(whole), key=len)  # a page of a few words
     return best
 
 

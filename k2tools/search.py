@@ -17,13 +17,17 @@ from k2tools.corpus import Passage, Window
 from k2tools.documents import Extractor
 from k2tools.index import Index
 from k2tools.library import Folder, Library, named
+from k2tools.pages import Reader
 from k2tools.patterns import Patterns
+from k2tools.providers import Ask
 from k2tools.query import Query, parse, split_words
 from k2tools.ranking import stem
 from k2tools.results import ToolError, cut_line, fitting, numbered, shown
 from k2tools.schemas import call_text
 from k2tools.texts import lines_of
 from k2tools.toolbox import App, Context, Pack, tool
+from k2tools.web import Web, opened
+from k2tools.web import window as web_window
 from k2tools.workspace import Workspace
 
 READ = ToolAnnotations(read_only_hint=True, open_world_hint=True)  # the web, where allowed
@@ -59,6 +63,8 @@ async def search(
     asked = parse(query)
     check_filters(site, since)
     library = cx.services[Library]
+    if source == "web" or (source == "auto" and await prefers_web(cx)):
+        return await cx.services[Web].search(reader(cx), Ask(query, k, 1, site, since), cursor)
     note = await current(library)
     version = library.index.version()
     offset = offset_of(cursor, version)
@@ -75,6 +81,18 @@ async def search(
         following = call_text("search", given | {"cursor": f"{offset + k}-{version[:8]}"})
         more = f"\n[more: {following}]"
     return f"corpus{note}\n" + "\n".join(shown_hits) + more
+
+
+async def prefers_web(cx: Context) -> bool:
+    """Say whether `auto` means the web: no document here, and a provider configured."""
+    if not cx.services[Web].providers:
+        return False
+    await current(cx.services[Library])
+    return not cx.services[Library].index.size()[0]
+
+
+def reader(cx: Context) -> Reader:
+    return Reader(cx.session.principal, cx.session.log.folder.name)
 
 
 async def current(library: Library) -> str:
@@ -172,7 +190,7 @@ async def open_(
 ) -> str:
     """Read lines of a document found by search, or of an earlier tool result by its ref (for
     example r17)."""
-    window = await read(cx, id, line, max_lines)
+    id, window = await read(cx, id, line, max_lines)
     if line > max(window.total, 1):
         raise ToolError(f"{shown(id)} has {window.total} lines; line must be 1 to {window.total}")
     lines = [cut_line(text, cx.settings.line_chars) for text in window.lines]
@@ -196,7 +214,7 @@ async def find(
 ) -> str:
     """Find a regex inside one document or earlier result; returns matching lines with line
     numbers."""
-    window = await read(cx, id, 1, 10**9)
+    id, window = await read(cx, id, 1, 10**9)
     hits, count = await cx.services[Patterns].find(
         pattern, window.lines, max_hits=max_hits, limit_s=FIND_S
     )
@@ -209,30 +227,32 @@ async def find(
     return "\n".join([f"{id} · {count} of {window.total} lines match", *found, *note])
 
 
-async def read(cx: Context, id: str, line: int, max_lines: int) -> Window:
-    """Read lines behind any id: an earlier result, a document, a numbered link, a web page."""
+async def read(cx: Context, id: str, line: int, max_lines: int) -> tuple[str, Window]:
+    """Read lines behind any id: an earlier result, a document, a numbered link, a web page.
+
+    The id that comes back is the one to cite.
+    """
     text = cx.session.result(id)
     if text is not None:
         lines = lines_of(text)
-        return Window("", lines[line - 1 : line - 1 + max_lines], len(lines))
+        return id, Window("", lines[line - 1 : line - 1 + max_lines], len(lines))
     library = cx.services[Library]
     if "://" in id:
         await first_reading(library)
-    window = await anyio.to_thread.run_sync(local, library, id, line, max_lines)
-    if window is None and (match := _LINK.fullmatch(id)):
-        target = await linked(cx, match[1], int(match[2]))
-        window = await read(cx, target, line, max_lines)
-    if window is None:
-        raise ToolError(unknown(library, id))
-    return window
+        id = library.index.by_url(id) or id
+    if found := await anyio.to_thread.run_sync(local, library, id, line, max_lines):
+        return id, found
+    if page := await cx.services[Web].read(reader(cx), id):
+        return page[0], web_window(page[1], line, max_lines)
+    if match := _LINK.fullmatch(id):
+        target = await linked(cx, match[1], int(match[2][:9]))
+        return await read(cx, target, line, max_lines)
+    raise ToolError(unknown(library, id))
 
 
 def local(library: Library, id: str, line: int, max_lines: int) -> Window | None:
     """Read a document of the library as the disk holds it now."""
-    if "://" in id:
-        known = library.index.by_url(id)
-        return library.index.get(known, line, max_lines) if known else None
-    if "\0" in id or not id.isprintable():
+    if "://" in id or not id.isprintable():
         return None
     library.refresh_file(id)
     window = library.index.get(id, line, max_lines)
@@ -243,7 +263,7 @@ def local(library: Library, id: str, line: int, max_lines: int) -> Window | None
 
 async def linked(cx: Context, id: str, number: int) -> str:
     """Follow a numbered reference of a page: id, number -> the address or id it stands for."""
-    window = await read(cx, id, 1, 10**9)
+    id, window = await read(cx, id, 1, 10**9)
     mark = f"[{number}]: "
     for text in reversed(window.lines):
         if text.startswith(mark):
@@ -295,7 +315,9 @@ async def start(app: App) -> AsyncIterator[None]:
     reading = threading.Thread(target=library.read_all, name="k2tools-indexing")
     reading.start()
     try:
-        yield
+        async with opened(settings) as web:
+            app.services.add(web)
+            yield
     finally:
         library.stop()
         reading.join()

@@ -46,6 +46,14 @@ class Settings:
     # search
     corpora: tuple[str, ...] = ()  # folders searched beside the workspace, never written
     facts: str = ""  # a JSONL or SQLite file; its sources are checked at the start
+    web: tuple[str, ...] = ()  # providers in order: searxng=URL, brave, tavily, exa, ddgs
+    fetch: bool = False  # pages of the public web may be opened
+    fetch_ports: tuple[str, ...] = ("80", "443")
+    fetch_robots: bool = True  # robots.txt is honoured
+    fetch_timeout_s: float = 20.0
+    fetch_max_bytes: int = 10 * 2**20  # decompressed
+    fetch_fresh_s: float = 3_600.0  # then the server is asked whether the page changed
+    fetch_cache_bytes: int = 256 * 2**20
     extract_timeout_s: float = 20.0  # for one HTML or PDF file
 
     # files
