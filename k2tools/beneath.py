@@ -125,7 +125,7 @@ class PathDirectory(Directory):
         return str(found)
 
     def open(self, name: str, flags: int, mode: int = 0o666) -> int:
-        return os.open(self._at(name), flags | BINARY, mode)
+        return os.open(self._at(name), flags | ALWAYS | BINARY, mode)
 
     def mkdir(self, name: str) -> None:
         os.mkdir(self._at(name))

@@ -19,6 +19,7 @@ from k2tools.texts import dominant_ending, lines_of, with_endings
 
 NEARBY_LINES = 5_000  # searched for the nearest text after a miss
 WHOLE_DIFF_LINES = 20_000  # a longer changed stretch is shown as one hunk
+ENDINGS = {"\r\n": "␍␊", "\n": "␊", "\r": "␍"}
 NUMBERED = re.compile(r"^\s*\d+\t", re.MULTILINE)
 
 
@@ -52,7 +53,7 @@ def _applied(text: str, edit: Edit, where: str) -> str:
         raise ToolError(f"{where} has an empty old; give the text to replace, or use write_file")
     if edit.old == edit.new:
         raise ToolError(f"{where} replaces a text by itself; nothing was written")
-    spans = list(_occurrences(text, edit.old))
+    spans = _occurrences(text, edit.old)
     if len(spans) != edit.count:
         raise ToolError(f"{where} {_miss(text, edit, spans)}; nothing was written")
     for before, after in pairwise(spans):
@@ -63,16 +64,17 @@ def _applied(text: str, edit: Edit, where: str) -> str:
     return text
 
 
-def _occurrences(text: str, old: str) -> Iterator[Span]:
+def _occurrences(text: str, old: str) -> list[Span]:
     """Find where a text stands, overlaps included: exactly, else up to line endings."""
-    start = text.find(old)
-    if start < 0 and "\n" in old and "\r" not in old:
-        tolerant = r"\r?\n".join(map(re.escape, old.split("\n")))
-        yield from (Span(*m.span(1)) for m in re.finditer(f"(?=({tolerant}))", text))
-        return
-    while start >= 0:
-        yield Span(start, start + len(old))
-        start = text.find(old, start + 1)
+    exact = r"(?<!\r)" if old.startswith("\n") else ""  # never the second half of a CRLF
+    found = _spans(exact + re.escape(old), text)
+    if found or "\n" not in old or "\r" in old:
+        return found
+    return _spans(r"(?:\r\n|(?<!\r)\n)".join(map(re.escape, old.split("\n"))), text)
+
+
+def _spans(pattern: str, text: str) -> list[Span]:
+    return [Span(*match.span(1)) for match in re.finditer(f"(?=({pattern}))", text)]
 
 
 def _adapted(text: str, edit: Edit, span: Span) -> str:
@@ -94,7 +96,7 @@ def _miss(text: str, edit: Edit, spans: list[Span]) -> str:
             f"give more text around it, or count={len(spans)}"
         )
     plain = NUMBERED.sub("", edit.old)
-    if plain not in ("", edit.old) and any(_occurrences(text, plain)):
+    if plain not in ("", edit.old) and _occurrences(text, plain):
         return "carries the line numbers of read_file; leave them out"
     nearest = _nearest(text, edit.old)
     return f"finds no {shown(edit.old)}" + (f". Nearest text:\n{nearest}\n" if nearest else "")
@@ -167,13 +169,10 @@ def _line(text: str, usual: str) -> str:
     """Drop a diff line's ending, or show it when it is not the file's usual one."""
     if text.startswith("@@"):
         return text
-    if text.endswith(usual):
-        return text[: -len(usual)]
-    if text.endswith("\r\n"):
-        return text[:-2] + "␍␊"
-    if text.endswith("\n"):
-        return text[:-1] + "␊"
-    return text + "\n\\ No newline at end of file"
+    ending = next((end for end in ENDINGS if text.endswith(end)), "")
+    if not ending:
+        return text + "\n\\ No newline at end of file"
+    return text[: -len(ending)] + ("" if ending == usual else ENDINGS[ending])
 
 
 def _common_prefix(a: list[str], b: list[str]) -> int:

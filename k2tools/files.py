@@ -72,7 +72,7 @@ def _write(cx: Context, path: str, text: str, if_sha: str) -> str:
 
 async def edit_file(
     cx: Context,
-    path: str,
+    path: AnyPath,
     edits: Annotated[
         list[Edit],
         Field(min_length=1, description="Applied in order, each to the result of the one before."),

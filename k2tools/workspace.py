@@ -267,7 +267,7 @@ REASONS = {
     errno.EFBIG: "was not written: it passes the file size limit",
     errno.ENAMETOOLONG: "has a name longer than the file system allows (usually 255 bytes)",
     errno.ENXIO: "is a socket or a device; only regular files can be used",
-    errno.ENOTDIR: "goes through a file as if it were a directory; list_files shows the paths",
+    errno.ENOTDIR: "goes through a file or a link as if it were a directory; see list_files",
     errno.EISDIR: "is a directory; list_files shows what is in it",
 }
 
