@@ -86,6 +86,16 @@ class Directory:
 
     def mkdir(self, name: str) -> None:
         os.mkdir(name, dir_fd=self.fd)
+        if os.geteuid() == 0:
+            child = self.child(name)
+            self.adopt(child.fd)
+            child.close()
+
+    def adopt(self, fd: int) -> None:
+        """Give a new entry to whom this folder belongs: what root makes, python may change."""
+        if os.geteuid() == 0:
+            status = os.fstat(self.fd)
+            os.fchown(fd, status.st_uid, status.st_gid)
 
     def stat(self, name: str) -> os.stat_result:
         return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
@@ -129,6 +139,9 @@ class PathDirectory(Directory):
 
     def mkdir(self, name: str) -> None:
         os.mkdir(self._at(name))
+
+    def adopt(self, fd: int) -> None:
+        pass
 
     def stat(self, name: str) -> os.stat_result:
         return os.lstat(self.path / name)

@@ -88,6 +88,12 @@ def _serve_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--snapshot", action="store_true", help="keep the folder for `replay`")
     made.add_argument("--redact", action="store_true", help="log hashes and sizes only")
     made.add_argument("--budget", type=int, default=0, metavar="CALLS", help="calls in a run")
+    made.add_argument(
+        "--gateway", default="", metavar="URL", help="run python on a Jupyter gateway"
+    )
+    made.add_argument(
+        "--unsafe-no-sandbox", action="store_true", help="run model-written code unconfined"
+    )
     made.add_argument("--deny", action="append", default=[], metavar="TOOL", help="refuse a tool")
     made.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any limit of Settings"
@@ -135,6 +141,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
         redact_log=options.redact,
         snapshot=options.snapshot,
         budget_calls=options.budget,
+        gateway_url=options.gateway,
+        unsafe_no_sandbox=options.unsafe_no_sandbox,
         deny_tools=frozenset(options.deny),
         run=options.run,
         allowed_hosts=(*Settings.allowed_hosts, *options.allow_host),

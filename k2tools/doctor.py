@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from k2tools import beneath
+import anyio
+
+from k2tools import beneath, interpreters
 from k2tools.settings import Settings
 
 
 def report(settings: Settings) -> list[str]:
     """List the findings, one line each: settings -> lines."""
-    return [f"{name + ':':<12}{text}" for name, text in findings(settings)]
+    return [f"{name + ':':<13}{text}" for name, text in findings(settings)]
 
 
 def findings(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -24,6 +26,9 @@ def findings(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "workspace", f"{settings.workspace}{_writable(settings.workspace)}"
     yield "state", f"{settings.state}{_writable(_existing(settings.state))}"
     yield "paths", _paths(settings.workspace)
+    for rung in anyio.run(interpreters.survey, settings):
+        found = "works" if rung.works else f"{rung.reason}; to get it, {rung.remedy}"
+        yield rung.name, found
 
 
 def _paths(workspace: Path) -> str:

@@ -30,7 +30,7 @@ from mcp_types import (
 )
 from mcp_types import Tool as ListedTool
 
-from k2tools import facts, files, search
+from k2tools import facts, files, python, search
 from k2tools.dispatch import Dispatcher
 from k2tools.results import ToolError
 from k2tools.session import LOCAL, Session, Sessions
@@ -38,7 +38,7 @@ from k2tools.settings import Settings
 from k2tools.toolbox import App, Pack, Tool
 from k2tools.workspace import Workspace
 
-PACKS: tuple[Pack, ...] = (search.PACK, facts.PACK, files.PACK)
+PACKS: tuple[Pack, ...] = (search.PACK, facts.PACK, python.PACK, files.PACK)
 RUN_KEY = "io.k2tools/run"  # in a request's _meta: the run it belongs to
 RUN_HEADER = "k2tools-run"
 HOUR_MS = 3_600_000

@@ -64,6 +64,22 @@ class Settings:
     fallback_encoding: str = "cp1252"
     grep_timeout_s: float = 20.0
 
+    # python
+    python: str = ""  # the interpreter of the sandbox; "" is the server's own
+    preload: tuple[str, ...] = ("numpy",)  # imported while a sandbox waits for its call
+    warm_sandboxes: int = 2
+    max_sessions: int = 16  # per principal; each is a process
+    max_inner_calls: int = 200  # of `import k2`, in one cell
+    max_compared: int = 20_000  # files looked at to say which ones a cell changed
+    python_memory_bytes: int = 2 * 2**30
+    python_processes: int = 128
+    python_file_bytes: int = 256 * 2**20
+    python_temporary_bytes: int = 256 * 2**20
+    workspace_growth_bytes: int = 2**30  # by python, since the server started
+    workspace_growth_files: int = 50_000
+    gateway_url: str = ""  # a Jupyter gateway, instead of a sandbox on this machine
+    unsafe_no_sandbox: bool = False
+
     # HTTP
     max_request_bytes: int = 8 * 2**20
     http_session_idle_s: float = 600.0

@@ -245,6 +245,7 @@ def _replace(directory: Directory, name: str, data: bytes, *, mode: int | None) 
         with os.fdopen(fd, "wb") as handle:
             handle.write(data)
             handle.flush()
+            directory.adopt(handle.fileno())
             if mode is not None and hasattr(os, "fchmod"):
                 os.fchmod(handle.fileno(), mode)
             os.fsync(handle.fileno())

@@ -71,8 +71,9 @@ class Printed:
             self.dropped_bytes += gone
 
     def text(self) -> str:
-        note = f"\n[… {self.dropped_bytes} bytes dropped]\n".encode() if self.dropped_bytes else b""
-        return (bytes(self._head) + note + b"".join(self._tail)).decode("utf-8", "replace")
+        tail = b"".join(self._tail)
+        gap = b"\n[...]\n" if self.dropped_bytes else b""
+        return (bytes(self._head) + gap + tail[-self._half :]).decode("utf-8", "replace")
 
 
 class LostError(Exception):

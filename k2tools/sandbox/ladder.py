@@ -57,18 +57,6 @@ async def choose(jail: Jail) -> Jail:
     raise SandboxError(f"no sandbox works here ({'; '.join(refused)}); {GET_A_TIER}")
 
 
-def report(rungs: list[Rung]) -> str:
-    """Write the ladder for the operator."""
-    lines = []
-    for rung in rungs:
-        lines.append(f"{rung.name}: {'works' if rung.works else rung.reason}")
-        if not rung.works:
-            lines.append(f"    to get it: {rung.remedy}")
-    if not any(rung.works for rung in rungs):
-        lines.append(f"python is refused; {GET_A_TIER}")
-    return "\n".join(lines)
-
-
 async def tried(jail: Jail, tier: Tier, remedy: str) -> Rung:
     """Run the quick escapes in a tier: it works when each is refused."""
     reason = _missing(tier)

@@ -57,9 +57,12 @@ class Pool:
     async def close(self) -> None:
         """End every sandbox."""
         self._size = 0
+        kernels = (*self._warm, *self._used)
+        for kernel in kernels:
+            kernel.inmate.kill()  # all are told before any is waited for
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as ending:
-                for kernel in (*self._warm, *self._used):
+                for kernel in kernels:
                     ending.start_soon(kernel.close)
 
     def _running(self) -> set[Inmate]:

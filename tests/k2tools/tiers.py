@@ -25,3 +25,8 @@ TIERS = [
 
 def jail_of(tier: Tier, workspace: Path) -> Jail:
     return Jail(tier, workspace)
+
+
+ANY_TIER = pytest.mark.skipif(
+    not (WITH_BWRAP or WITH_LANDLOCK), reason="neither bubblewrap nor Landlock of version 6"
+)

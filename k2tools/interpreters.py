@@ -1,0 +1,148 @@
+"""The Python sessions of a server: the tier they run in, the warm pool, the open handles."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import anyio
+from anyio.abc import TaskGroup
+
+from k2tools.handles import Handles
+from k2tools.results import ToolError
+from k2tools.sandbox import ladder, owner
+from k2tools.sandbox.jail import Jail
+from k2tools.sandbox.kernel import Call, LocalKernel, Outcome
+from k2tools.sandbox.limits import Limits
+from k2tools.sandbox.pool import Pool
+from k2tools.sandbox.process import SandboxError
+from k2tools.settings import Settings
+
+WARM_AFTER_S = 1.0  # the handshake comes first
+SWEEP_S = 30.0
+NEW = 'session="new" starts another'
+
+
+class Session:
+    """A session that a model holds by its handle: one cell at a time, one more may wait."""
+
+    def __init__(self, kernel: LocalKernel) -> None:
+        self.kernel = kernel
+        self._turn, self._claims = anyio.Lock(), 0
+
+    async def execute(self, code: str, *, timeout_s: float, call: Call) -> Outcome:
+        if self._claims > 1:
+            raise ToolError(f"this session is busy and one call waits already; repeat it, or {NEW}")
+        self._claims += 1
+        try:
+            async with self._turn:
+                return await self.kernel.execute(code, timeout_s=timeout_s, call=call)
+        finally:
+            self._claims -= 1
+
+    async def close(self) -> None:
+        await self.kernel.close()
+
+
+class Interpreters:
+    """Where the tool `python` gets its sandboxes from."""
+
+    def __init__(self, settings: Settings, group: TaskGroup) -> None:
+        self._settings, self._group = settings, group
+        self._preparing = anyio.Lock()
+        self._pool: Pool | None = None
+        self._refusal = ""
+        self.sessions: Handles[Session] = Handles(
+            "py_",
+            Session.close,
+            idle_s=settings.handle_idle_s,
+            life_s=settings.handle_life_s,
+            max_per_principal=settings.max_sessions,
+        )
+
+    async def take(self) -> LocalKernel:
+        """Hand out a fresh sandbox. Raises ToolError where there can be none."""
+        try:
+            return await (await self._ready()).take()
+        except (SandboxError, OSError) as error:
+            raise ToolError(f"python is not available: {error}") from None
+
+    async def begin(self) -> None:
+        """Choose the tier and warm up, in the background; a first call does not wait for it."""
+        await anyio.sleep(WARM_AFTER_S)
+        with suppress(SandboxError, OSError):
+            await self._ready()
+
+    async def sweep(self) -> None:
+        """Close idle sessions in time, also when nobody calls."""
+        while True:
+            await anyio.sleep(SWEEP_S)
+            await self.sessions.sweep()
+
+    async def close(self) -> None:
+        """End every sandbox; all are told before any is waited for."""
+        if self._pool is not None:
+            await self._pool.close()
+
+    async def _ready(self) -> Pool:
+        async with self._preparing:
+            if self._refusal:
+                raise SandboxError(self._refusal)
+            if self._pool is None:
+                try:
+                    self._pool = await self._open()
+                except (SandboxError, OSError) as error:
+                    self._refusal = str(error)
+                    print(f"k2tools: python is refused: {error}", file=sys.stderr)
+                    raise SandboxError(self._refusal) from None
+            return self._pool
+
+    async def _open(self) -> Pool:
+        settings = self._settings
+        owner.hand_over(settings.workspace)
+        jail = jail_of(settings)
+        if not settings.unsafe_no_sandbox:
+            jail = await ladder.choose(jail)
+        print(f"k2tools: python runs in tier {jail.tier}", file=sys.stderr)
+        pool = Pool(
+            jail,
+            self._group,
+            warm=settings.warm_sandboxes,
+            preload=settings.preload,
+            max_output_bytes=settings.body_chars * 7 // 10,  # room for value, error, notes
+        )
+        await pool.open()
+        return pool
+
+
+def jail_of(settings: Settings) -> Jail:
+    """Describe the jail of a server: settings -> Jail, of no tier yet."""
+    limits = Limits(
+        address_bytes=settings.python_memory_bytes,
+        memory_bytes=settings.python_memory_bytes,
+        processes=settings.python_processes,
+        file_bytes=settings.python_file_bytes,
+        temporary_bytes=settings.python_temporary_bytes,
+        workspace_bytes=settings.workspace_growth_bytes,
+        workspace_files=settings.workspace_growth_files,
+    )
+    python = settings.python or sys.executable
+    return Jail("none", settings.workspace.resolve(), python, settings.writable, limits)
+
+
+async def survey(settings: Settings) -> list[ladder.Rung]:
+    """Say which tier works here, why others do not, how to get them: settings -> rungs."""
+    return await ladder.survey(jail_of(settings), settings.gateway_url)
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Interpreters]:
+    """Hold the interpreters of a server open, and leave no process behind."""
+    async with anyio.create_task_group() as group:
+        interpreters = Interpreters(settings, group)
+        group.start_soon(interpreters.begin)
+        group.start_soon(interpreters.sweep)
+        try:
+            yield interpreters
+        finally:
+            await interpreters.close()
+            group.cancel_scope.cancel()

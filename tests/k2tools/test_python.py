@@ -1,0 +1,303 @@
+"""The tool `python`, end to end: a client, the server, a real sandbox."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from k2tools.runlog import verify
+from k2tools.settings import Settings
+from tests.k2tools import canaries
+from tests.k2tools.conftest import Connect, text
+from tests.k2tools.tiers import ANY_TIER
+
+pytestmark = [pytest.mark.anyio, ANY_TIER]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    with canaries.workspace() as workspace:
+        yield Settings(workspace, tmp_path / "state", preload=(), warm_sandboxes=1)
+
+
+async def test_the_last_expression_is_shown_and_nothing_is_kept_between_fresh_processes(
+    connect: Connect,
+) -> None:
+    async with connect() as client:
+        assert await text(client, "python", code="x = 6\nx * 7") == "42\n[r1]"
+        assert "NameError: name 'x' is not defined" in await text(client, "python", code="x")
+        assert await text(client, "python", code="y = 1") == "(no output)\n[r3]"
+
+
+async def test_a_session_keeps_variables_classes_and_imports(connect: Connect) -> None:
+    async with connect() as client:
+        first = await text(
+            client, "python", code="import math\nclass P:\n    z = 3\nmath.pi", session="new"
+        )
+        line, value, _ = first.split("\n")
+        handle = line.removeprefix("session ")
+        assert len(handle) >= len("py_") + 22
+        assert value == "3.141592653589793"
+        code = "import pickle\npickle.loads(pickle.dumps(P())).z + _ + math.floor(2.5)"
+        assert (await text(client, "python", code=code, session=handle)).startswith("8.14159")
+
+
+async def test_output_comes_in_the_order_it_was_printed_then_value_then_error(
+    connect: Connect,
+) -> None:
+    async with connect() as client:
+        code = (
+            "import sys, subprocess\nprint('one')\nprint('two', file=sys.stderr)\n"
+            "subprocess.run(['echo', 'three'])\ndef f():\n    return {}['key']\nf()"
+        )
+        answer = await text(client, "python", code=code)
+        assert answer == (
+            "one\ntwo\nthree\n"
+            "Traceback (most recent call last):\n"
+            '  File "<cell 1>", line 7, in <module>\n    f()\n'
+            "  File \"<cell 1>\", line 6, in f\n    return {}['key']\n           ~~^^^^^^^\n"
+            "KeyError: 'key'\n[r1]"
+        )
+
+
+async def test_long_output_keeps_head_and_tail_and_the_rest_is_behind_the_ref(
+    connect: Connect,
+) -> None:
+    async with connect() as client:
+        answer = await text(client, "python", code="for i in range(5000): print('line', i)")
+        assert answer.startswith("line 0\n")
+        assert "line 4999\n[r1]" in answer
+        assert 'open(id="r1", line=' in answer
+        assert len(answer) <= 4_100
+
+
+async def test_changed_files_are_named_and_the_workspace_is_importable(
+    connect: Connect, settings: Settings
+) -> None:
+    (settings.workspace / "mine.py").write_text("def g():\n    raise ValueError('mine')\n")
+    (settings.workspace / "old.txt").write_text("x")
+    os.chown(settings.workspace / "old.txt", *canaries.owner.sandbox_owner(settings.workspace))
+    async with connect() as client:
+        code = "import os, mine\nos.remove('old.txt')\nopen('new.txt', 'w').write('12')\nmine.g()"
+        answer = await text(client, "python", code=code)
+        assert '  File "mine.py", line 2, in g\n' in answer
+        assert "[files: new.txt new 2 B; old.txt removed]" in answer
+
+
+async def test_a_cell_over_its_time_is_interrupted_and_the_session_lives_on(
+    connect: Connect,
+) -> None:
+    async with connect() as client:
+        first = await text(client, "python", code="kept = 1", session="new")
+        handle = first.split("\n")[0].removeprefix("session ")
+        code = "print('begun')\nwhile True: pass"
+        answer = await text(client, "python", code=code, session=handle, timeout_s=1)
+        assert answer.startswith("begun\n")
+        assert "KeyboardInterrupt" in answer
+        assert "[interrupted after 1 s; variables are kept]" in answer
+        assert (await text(client, "python", code="kept", session=handle)).startswith("1\n")
+
+
+async def test_a_cell_that_ignores_the_interrupt_is_killed_and_says_what_is_lost(
+    connect: Connect,
+) -> None:
+    async with connect() as client:
+        code = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(1)\nwhile 1: 0"
+        first = await text(client, "python", code="0", session="new")
+        handle = first.split("\n")[0].removeprefix("session ")
+        answer = await text(client, "python", code=code, session=handle, timeout_s=1)
+        assert answer.startswith("1\n[killed: it did not stop when interrupted; its variables")
+        again = await text(client, "python", code="1", session=handle)
+        assert "unknown or expired" in again
+        assert 'session="new" starts another' in again
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("import os\nos._exit(3)", "its process died: exit status 3"),
+        ("import ctypes\nctypes.string_at(0)", "its process died: segmentation fault"),
+        ("import os\nos.closerange(3, 64)\nimport time\ntime.sleep(9)", "its process died"),
+    ],
+)
+async def test_the_death_of_the_process_is_told(connect: Connect, code: str, why: str) -> None:
+    async with connect() as client:
+        answer = await text(client, "python", code=code)
+        assert answer.startswith(f"[killed: {why}"), answer
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        'b"\\xff\\xff\\xff\\xff" + b"x" * 100',
+        'b"\\x00\\x00\\x00\\x02[]"',
+        'b"\\x00\\x00\\x00\\x04nope"',
+        'b"\\x00\\x00\\x90\\x00" + b"[" * 0x9000',
+        "packed({'kind': 'done', 'id': 99, 'value': '', 'error': ''})",
+        "packed({'kind': 'done', 'id': 1, 'value': 7, 'error': ''})",
+        "packed({'kind': 'call', 'id': 1, 'tool': ['search'], 'args': {}})",
+        "packed({'kind': 'ready'})",
+    ],
+)
+async def test_a_forged_frame_ends_the_session_and_nothing_else(
+    connect: Connect, frame: str
+) -> None:
+    code = f"""
+import gc, json, os, struct, time
+def packed(m):
+    b = json.dumps(m).encode()
+    return struct.pack('>I', len(b)) + b
+import k2_inside.bridge
+link = next(o for o in gc.get_objects() if type(o) is k2_inside.bridge.Bridge)
+os.write(link._outcomes, {frame})
+time.sleep(9)
+"""
+    async with connect() as client:
+        answer = await text(client, "python", code=code)
+        assert "[killed: it broke the protocol" in answer
+        assert await text(client, "python", code="1") == "1\n[r2]"
+
+
+async def test_a_forged_answer_with_broken_text_stays_an_answer(connect: Connect) -> None:
+    async with connect() as client:
+        answer = await text(client, "python", code="print('\\x00')\n'\\ud800\\x00'")
+        assert answer.endswith("'\\ud800\\x00'\n[r1]")
+
+
+async def test_floods_of_output_are_bounded(connect: Connect, settings: Settings) -> None:
+    async with connect() as client:
+        code = "import os\nb = b'x' * (1 << 20)\nfor _ in range(256): os.write(1, b)\nprint('end')"
+        answer = await text(client, "python", code=code, timeout_s=30)
+        assert "bytes of output dropped from the middle]" in answer
+    (run,) = (settings.state / "runs").iterdir()
+    assert verify(run).records[0]["out_len"] <= settings.body_chars
+
+
+async def test_other_tools_are_reached_and_logged_under_the_call(
+    connect: Connect, settings: Settings
+) -> None:
+    (settings.workspace / "a.txt").write_text("alpha\n")
+    async with connect() as client:
+        code = (
+            "import k2\nprint('a.txt' in k2.list_files(glob='*.txt'))\n"
+            "try: k2.read_file(path='../etc/passwd')\nexcept k2.ToolError as e: print(e)\n"
+            "try: k2.python(code='1')\nexcept k2.ToolError as e: print(e)\n"
+            "try: k2.list_files(glo='x')\nexcept k2.ToolError as e: print(e)"
+        )
+        answer = await text(client, "python", code=code)
+        assert answer.startswith("True\n'../etc/passwd' leads outside.")
+        assert "python cannot call itself" in answer
+        assert "did you mean 'glob'?" in answer
+    (run,) = (settings.state / "runs").iterdir()
+    verdict = verify(run)
+    assert not verdict.problems
+    parents = {r["tool"]: r["parent"] for r in verdict.records}
+    assert parents["list_files"] == parents["read_file"] == "r1"
+    assert parents["python"] == ""
+
+
+async def test_files_of_the_other_tools_can_be_changed_and_theirs_read(
+    connect: Connect, settings: Settings
+) -> None:
+    async with connect() as client:
+        await text(client, "write_file", path="new/a.txt", text="one\n")
+        code = "open('new/a.txt', 'a').write('two\\n')\nopen('new/b.txt', 'w').write('three')"
+        assert "new/a.txt changed 8 B; new/b.txt new 5 B" in await text(client, "python", code=code)
+        edit = {"path": "new/b.txt", "edits": [{"old": "three", "new": "four"}]}
+        assert not (await client.call_tool("edit_file", edit)).is_error
+        assert "two" in await text(client, "read_file", path="new/a.txt")
+
+
+async def test_inner_calls_are_counted_in_the_budget_and_bounded_per_cell(
+    connect: Connect, settings: Settings
+) -> None:
+    code = (
+        "import k2\nfor i in range(9):\n    try: k2.list_files()\n"
+        "    except k2.ToolError as e: print(i, e)"
+    )
+    async with connect(dataclasses.replace(settings, max_inner_calls=4)) as client:
+        assert "4 a cell may make 4 calls of k2" in await text(client, "python", code=code)
+    limited = dataclasses.replace(settings, budget_calls=3, run="budget")
+    async with connect(limited) as client:
+        assert "2 the budget of 3 calls is used up" in await text(client, "python", code=code)
+
+
+async def test_k2_from_a_thread_that_outlives_its_cell_waits_for_the_next(
+    connect: Connect,
+) -> None:
+    code = (
+        "import k2, threading, time\ndef late():\n    time.sleep(0.2)\n    print(k2.list_files())\n"
+        "t = threading.Thread(target=late)\nt.start()"
+    )
+    async with connect() as client:
+        first = await text(client, "python", code=code, session="new")
+        handle = first.split("\n")[0].removeprefix("session ")
+        answer = await text(client, "python", code="time.sleep(0.3)\nt.join()", session=handle)
+        assert "no file matches" in answer
+
+
+async def test_one_call_runs_one_waits_and_more_are_refused(connect: Connect) -> None:
+    answers: list[str] = []
+    async with connect() as client:
+        first = await text(client, "python", code="import time", session="new")
+        handle = first.split("\n")[0].removeprefix("session ")
+
+        async def call() -> None:
+            answers.append(await text(client, "python", code="time.sleep(0.5)", session=handle))
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for _ in range(4):
+                    group.start_soon(call)
+    assert sum("is busy and one call waits already" in a for a in answers) == 2
+    assert sum("(no output)" in a for a in answers) == 2
+
+
+async def test_handles_belong_to_nobody_else_and_close_leaves_no_process(
+    connect: Connect, settings: Settings
+) -> None:
+    async with connect() as client:
+        await text(client, "python", code=f"token = '{settings.workspace}'", session="new")
+        guess = await text(client, "python", code="token", session="py_" + "A" * 22)
+        assert "unknown or expired" in guess
+    assert not canaries.processes_with(str(settings.workspace))
+
+
+async def test_calls_with_their_own_process_run_side_by_side(connect: Connect) -> None:
+    async with connect() as client, anyio.create_task_group() as group:
+        with anyio.fail_after(20):
+            for _ in range(4):
+                group.start_soon(
+                    lambda: text(client, "python", code="import time; time.sleep(0.2)")
+                )
+
+
+async def test_a_read_only_workspace_stays_as_it_is(connect: Connect, settings: Settings) -> None:
+    async with connect(dataclasses.replace(settings, writable=False)) as client:
+        answer = await text(client, "python", code="open('x', 'w')")
+        assert "Error: [Errno" in answer
+        assert not (settings.workspace / "x").exists()
+
+
+async def test_without_a_tier_python_says_how_to_get_one(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from k2tools.sandbox import ladder
+
+    monkeypatch.setattr(ladder, "_missing", lambda tier: "not here")
+    async with connect() as client:
+        answer = await client.call_tool("python", {"code": "1"})
+        assert answer.is_error
+        assert "python is not available: no sandbox works here" in answer.content[0].text
+        assert "apt-get install bubblewrap" in answer.content[0].text
+        assert not (await client.call_tool("list_files", {})).is_error
+
+
+async def test_the_same_code_prints_the_same_bytes(connect: Connect) -> None:
+    code = "print({'a', 'b', 'c', 'd'}, object, hash('x'))\nlambda: 1"
+    async with connect() as client:
+        one, two = [await text(client, "python", code=code) for _ in range(2)]
+        assert one.replace("[r1]", "") == two.replace("[r2]", "")
