@@ -1,0 +1,196 @@
+"""INT4 weights as compressed-tensors packs them (`pack-quantized`, symmetric, grouped).
+
+    w = code · scale           code in -8 … 7, one bfloat16 scale per row and group of 32 columns
+    stored = code + 8          column i: bits 4(i mod 8) … 4(i mod 8)+3 of int32 word i // 8
+
+The products read the words and scales as the checkpoint keeps them, in float32 arithmetic. One
+vector of 16 words holds 128 columns, nibble n of them the columns n, n + 8, n + 16 …; activations
+are laid out in that order first, so that no code is ever moved to another lane.
+
+One token: the codes of a group are multiplied and added as they are, the scale comes afterwards.
+The time goes into reading, so lines are asked for some rows ahead. Several tokens: a scaled weight
+is used for up to 12 of them while it is in a register, and a panel of rows stays in the cache for
+all tokens. Group sizes that are no multiple of 32, rounded weights and scales beyond bfloat16 take
+the plain path. A code times an activation must not overflow float32.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from k2ref.kernels import _arrays
+from k2ref.kernels._jit import kernel, lanes, prange, threaded
+from k2ref.kernels.layers import TOKENS, linear, tile_width
+
+Dequant = Literal["exact", "bf16"]
+
+ROWS = 4  # rows that share a load of the activations of one token
+PAIR = 2  # rows that share a load of the activations of several
+PANEL = 128  # rows that stay in the second-level cache while tokens pass
+CHUNK = 128  # columns in a vector of 16 words
+AHEAD = 32768  # bytes between the words in use and those asked for
+
+
+def int4_linear(
+    x_TL: np.ndarray,
+    packed_MP: np.ndarray,
+    scale_MG: np.ndarray,
+    *,
+    group_size: int = 32,
+    dequant: Dequant = "exact",
+) -> np.ndarray:
+    """Multiply by an INT4 matrix: x_TL, packed_MP int32, scale_MG -> out_TM."""
+    x = _arrays.activations(x_TL)
+    bits_MG = None if group_size % 32 or dequant == "bf16" else _arrays.scale_bits(scale_MG)
+    if bits_MG is None or len(x) == 0 or len(packed_MP) == 0:
+        out_TM = _plain(x, packed_MP, scale_MG, group_size, dequant)
+    else:
+        if group_size > 32:
+            bits_MG = np.repeat(bits_MG, group_size // 32, axis=1)
+        out_TM = _packed(x, _arrays.read_only(packed_MP.view(np.uint32)), bits_MG)
+    return out_TM.astype(x_TL.dtype, copy=False)
+
+
+def _plain(
+    x_TL: np.ndarray, packed_MP: np.ndarray, scale_MG: np.ndarray, group: int, dequant: Dequant
+) -> np.ndarray:
+    """Multiply by a few rows at a time, as weights: x_TL, packed_MP, scale_MG -> out_TM."""
+    L = x_TL.shape[1]
+    out_TM = np.empty((len(x_TL), len(packed_MP)), np.float32)
+    for m in range(0, len(packed_MP), PANEL):
+        part = slice(m, m + PANEL)
+        w_ML = int4_dequantize(
+            packed_MP[part], scale_MG[part], L, group_size=group, dequant=dequant
+        )
+        out_TM[:, part] = linear(x_TL, w_ML)
+    return out_TM
+
+
+def _packed(x_TL: np.ndarray, words_MP: np.ndarray, bits_MG: np.ndarray) -> np.ndarray:
+    """Multiply whole chunks where they lie, and the rest of the columns as a zero-filled copy."""
+    M, P = words_MP.shape
+    words_MP, bits_MG = _arrays.at_least(words_MP, ROWS), _arrays.at_least(bits_MG, ROWS)
+    whole = P - P % _arrays.WIDTH
+    if x_TL.shape[1] % CHUNK:
+        x_TL = _arrays.columns_from(x_TL, 0, -(-P // _arrays.WIDTH) * CHUNK)
+    out_TM = np.zeros((len(x_TL), len(words_MP)), np.float32)
+    if whole:
+        out_TM = _chunks(x_TL[:, : 8 * whole], words_MP, bits_MG)
+    if whole < P:
+        rest_MP = _arrays.columns_from(words_MP, whole, _arrays.WIDTH)
+        rest_MG = _arrays.columns_from(bits_MG, whole // 4, CHUNK // 32)
+        out_TM = out_TM + _chunks(x_TL[:, 8 * whole :], rest_MP, rest_MG)
+    return out_TM[:, :M]
+
+
+def _chunks(x_TL: np.ndarray, words_MP: np.ndarray, bits_MG: np.ndarray) -> np.ndarray:
+    T, M = len(x_TL), len(words_MP)
+    words_MP, bits_MG = _arrays.read_only(words_MP), _arrays.read_only(bits_MG)
+    if T == 1:
+        out_TM = np.empty((1, M), np.float32)
+        _one_token(_arranged(x_TL, 1)[0], words_MP, bits_MG, out_TM)
+        return out_TM
+    width = tile_width(T)
+    tiles = _arranged(x_TL, width)
+    out_MT = np.empty((M, len(tiles) * width), np.float32)
+    _MANY[width](tiles, words_MP, bits_MG, out_MT)
+    return out_MT.T[:T]
+
+
+@kernel
+def _arranged(x_TL, width):
+    """Lay out tiles of `width` tokens in the order of the nibbles: x_TL -> tiles, zero-filled."""
+    T, L = x_TL.shape
+    tiles = np.zeros((-(-T // width), L // 16, width, 16), np.float32)
+    for t in range(T):
+        tile, place = t // width, t % width
+        for vector in range(L // 16):
+            first = vector // 8 * CHUNK + vector % 8
+            for lane in range(16):
+                tiles[tile, vector, place, lane] = x_TL[t, first + 8 * lane]
+    return tiles.reshape(-(-T // width), L * width)
+
+
+@threaded
+def _one_token(x, words_MP, bits_MG, out_TM):
+    M, P = words_MP.shape
+    ahead = AHEAD // (4 * P) // ROWS * ROWS + ROWS
+    for block in prange(-(-M // ROWS)):
+        row = min(block * ROWS, M - ROWS)  # the last block repeats rows of the one before
+        total = lanes.zeros(ROWS)
+        for k in range(P // 16):
+            for i in range(ROWS):
+                lanes.fetch(words_MP, row + ahead + i, 16 * k)
+            if k % 2 == 0:
+                lanes.fetch(bits_MG, row + ahead, 16 * k)
+            words = lanes.load_rows(words_MP, row, 16 * k, ROWS)
+            dot = lanes.zeros(ROWS)
+            for n in range(8):
+                x_n = lanes.load(x, CHUNK * k + 16 * n, 1)
+                dot = lanes.fused(lanes.codes(words, n), x_n, dot)
+            total = lanes.fused(dot, lanes.load_scales(bits_MG, row, 4 * k, ROWS), total)
+        lanes.store_totals(total, out_TM, 0, row, 1)
+
+
+def _many(tokens):
+    """Compile the product for tiles of `tokens` tokens: tokens -> kernel."""
+    sums = PAIR * tokens
+
+    @threaded
+    def many(tiles, words_MP, bits_MG, out_MT):
+        M, P = words_MP.shape
+        for panel in prange(-(-M // PANEL)):
+            for tile in range(len(tiles)):
+                x = tiles[tile]
+                for first in range(panel * PANEL, min((panel + 1) * PANEL, M), PAIR):
+                    row = min(first, M - PAIR)
+                    total = lanes.zeros(sums)
+                    for k in range(P // 16):
+                        words = lanes.load_rows(words_MP, row, 16 * k, PAIR)
+                        scales = lanes.load_scales(bits_MG, row, 4 * k, PAIR)
+                        for n in range(8):
+                            w = lanes.product(lanes.codes(words, n), scales)
+                            x_n = lanes.load(x, (CHUNK * k + 16 * n) * tokens, tokens)
+                            total = lanes.fused_outer(x_n, w, total)
+                    lanes.store_totals(total, out_MT, row, tile * tokens, PAIR)
+
+    return many
+
+
+_MANY = {tokens: _many(tokens) for tokens in range(2, TOKENS + 1, 2)}
+
+
+def int4_dequantize(
+    packed_MP: np.ndarray,
+    scale_MG: np.ndarray,
+    columns: int,
+    *,
+    group_size: int = 32,
+    dequant: Dequant = "exact",
+) -> np.ndarray:
+    """Give the weights that packed codes stand for: packed_MP int32, scale_MG -> w_ML float32."""
+    words_MP = _arrays.read_only(packed_MP.view(np.uint32))
+    w_ML = np.empty((len(words_MP), columns), np.float32)
+    _weights(words_MP, _arrays.stored(scale_MG.astype(np.float32)), group_size, w_ML)
+    if dequant == "bf16":
+        _round_bfloat16(w_ML.reshape(-1).view(np.uint32))
+    return w_ML
+
+
+@threaded
+def _weights(words_MP, scale_MG, group, w_ML):
+    M, L = w_ML.shape
+    for m in prange(M):
+        for i in range(L):
+            code = (words_MP[m, i // 8] >> np.uint32(4 * (i % 8))) & np.uint32(15)
+            w_ML[m, i] = (np.float32(code) - np.float32(8)) * scale_MG[m, i // group]
+
+
+@threaded
+def _round_bfloat16(bits):
+    """Round float32 to 8 significant bits in place, ties to even: bits -> nothing. NaN stays."""
+    for i in prange(len(bits)):
+        magnitude = bits[i] & np.uint32(0x7FFFFFFF)
+        if magnitude <= np.uint32(0x7F800000):
+            half = np.uint32(0x7FFF) + ((bits[i] >> np.uint32(16)) & np.uint32(1))
+            bits[i] = (bits[i] + half) & np.uint32(0xFFFF0000)
