@@ -36,8 +36,6 @@ class Case:
     """arrays and scalars under the names of the oracle's parameters"""
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """of a question: the name of each answer, and the options that make the oracle give it"""
-    kills: tuple[str, ...] = ()
-    """bugs that this input was made for"""
     seed: int = 0
 
     @property

@@ -36,7 +36,6 @@ def _packing(draw: Draw) -> Iterator[Case]:
         "random": (draw.integers(-8, 8, 5, 72), "rows of several words"),
         "random-odd": (draw.integers(-8, 8, 3, 43), "rows that end inside a word"),
     }
-    bugs = ("nib_rev", "nib_swap", "no_offset", "off7", "twos")
     for name, (codes_ML, why) in inputs.items():
         table = {"packed_MP": int4_pack(codes_ML), "columns": codes_ML.shape[1]}
         yield Case(
@@ -46,23 +45,22 @@ def _packing(draw: Draw) -> Iterator[Case]:
             "exact",
             why,
             table,
-            kills=bugs,
         )
         table = {"codes_ML": codes_ML.astype(np.int8)}
         yield Case(f"int4_pack-{name}", "int4:nibble-order", "int4_pack", "exact", why, table)
 
 
 def _dequantising(draw: Draw) -> Iterator[Case]:
-    shapes: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
-        "groups": (6, 96, 32, "three groups a row", ("scale_shift", "g64", "scale_fp8")),
-        "square-scales": (3, 96, 32, "as many rows as groups", ("scale_T",)),
-        "wide": (4, 256, 32, "eight groups a row", ("requant128", "drop_tail", "g64")),
-        "part-group": (4, 72, 32, "the last group is not full", ("drop_tail",)),
-        "odd": (4, 43, 32, "the last word is not full", ("pad_as_code",)),
-        "group-64": (4, 192, 64, "another group size than 32", ("fixed_g32",)),
-        "group-128": (4, 256, 128, "another group size than 32", ("fixed_g32",)),
+    shapes = {
+        "groups": (6, 96, 32, "three groups a row"),
+        "square-scales": (3, 96, 32, "as many rows as groups"),
+        "wide": (4, 256, 32, "eight groups a row"),
+        "part-group": (4, 72, 32, "the last group is not full"),
+        "odd": (4, 43, 32, "the last word is not full"),
+        "group-64": (4, 192, 64, "another group size than 32"),
+        "group-128": (4, 256, 128, "another group size than 32"),
     }
-    for name, (M, L, group, why, bugs) in shapes.items():
+    for name, (M, L, group, why) in shapes.items():
         packed_MP, scale_MG = draw.int4(M, L, group=group)
         table = _packed(packed_MP, scale_MG, columns=L, group_size=group)
         yield Case(
@@ -72,7 +70,6 @@ def _dequantising(draw: Draw) -> Iterator[Case]:
             "exact",
             why,
             {**table, "dequant": "exact"},
-            kills=bugs,
         )
     scale_MG = np.array([[0.01177978515625]], ml_dtypes.bfloat16)
     table = _packed(int4_pack(ALL_CODES), scale_MG, columns=16)
@@ -110,7 +107,6 @@ def _quantising(draw: Draw) -> Iterator[Case]:
                 "exact",
                 why,
                 {"w_ML": w_ML, "rule": rule},
-                kills=("absmax_7.5",) if rule == "k2" else (),
             )
 
 

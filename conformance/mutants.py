@@ -1,0 +1,214 @@
+"""The kit put to the test: engines with one known bug each, and what sees them.
+
+The kill matrix has a row for each bug and a column for each level and precision. Gates: in float32
+every bug is seen; in bfloat16 95 % of those that are no allowed choice there; laws without a
+reference see 80 %; and no correct engine is ever accused.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from conformance.baseline import Exit
+from conformance.bugs import Bug, attention, experts, formats, norms, rope, router
+from conformance.cases import all_cases
+from conformance.checks.model import check_model
+from conformance.checks.operations import check_operations
+from conformance.compare import find_precision
+from conformance.engine import Engine, Namespace
+from conformance.noise import zoo
+from conformance.profiles import build
+from conformance.results import Result
+from conformance.variant import Variant
+from k2ref import oracle
+from k2ref.checkpoint import Checkpoint
+from k2ref.errors import InputError
+from k2ref.model import Model
+
+BUGS = {
+    bug.name: bug
+    for area in (formats, norms, rope, attention, router, experts)
+    for bug in area.BUGS
+}
+LEVELS = ("L0", "L1", "L2", "L3", "L4")
+PRECISIONS = ("f32", "bf16")
+WAYS = {"f32": "blas", "bf16": "stored"}  # the correct engine that a bug is planted in
+GATES = {"f32": 1.0, "bf16": 0.95}
+
+
+def engine_with(bug: Bug, precision: str) -> Namespace:
+    """Plant a bug in a correct engine: bug, precision -> engine."""
+    variant = Variant(zoo(precision)[WAYS[precision]])
+    if bug.ops:
+        bug.ops(variant)
+
+    def load(directory: Path) -> Model:
+        dtype = find_precision(precision).dtype
+        model = Model(Checkpoint(directory), ops=variant, dtype=dtype)
+        if bug.model:
+            bug.model(model)
+        return model
+
+    variant.load = load  # type: ignore[attr-defined]
+    return Namespace(variant, name=bug.name, precision=precision)
+
+
+def correct_engines(precision: str) -> Iterator[Namespace]:
+    """List engines that must never be accused: precision -> engines."""
+    yield Namespace(oracle, name="k2ref.oracle", precision=precision)
+    for name, arithmetic in zoo(precision).items():
+        yield Namespace(Variant(arithmetic), name=name, precision=precision)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What saw one engine: level to the cases that failed."""
+
+    name: str
+    precision: str
+    seen_by: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def killed(self) -> bool:
+        """Tell whether any level saw it: -> bool."""
+        return any(cases for level, cases in self.seen_by.items() if level in LEVELS)
+
+
+def examine(engine: Engine, checkpoint: Path, *, seed: int = 0) -> Row:
+    """Put an engine to all levels: engine, checkpoint -> Row."""
+    seen: dict[str, list[str]] = {level: [] for level in LEVELS}
+    for result in _results(engine, checkpoint, seed):
+        if result.verdict.failed:
+            seen[result.level].append(result.case)
+    return Row(engine.info.name, engine.info.precision, seen)
+
+
+def _results(engine: Engine, checkpoint: Path, seed: int) -> Iterator[Result]:
+    yield from check_operations(engine, all_cases(seed))
+    levels = frozenset({"L3", "L4"})
+    yield from check_model(engine, checkpoint, seed=seed, levels=levels)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The rows of the bugs and of the correct engines."""
+
+    bugs: list[Row]
+    correct: list[Row]
+
+    def survivors(self, precision: str) -> list[str]:
+        """List bugs that nothing saw and that are no allowed choice: precision -> names."""
+        return [
+            r.name
+            for r in self.bugs
+            if r.precision == precision and not r.killed and precision not in BUGS[r.name].legal_in
+        ]
+
+    def share(self, precision: str) -> float:
+        """Measure the share of bugs seen, allowed choices left out: precision -> share."""
+        counted = [
+            r
+            for r in self.bugs
+            if r.precision == precision and precision not in BUGS[r.name].legal_in
+        ]
+        return sum(r.killed for r in counted) / len(counted) if counted else 1.0
+
+    def accused(self) -> list[Row]:
+        """List correct engines that a check failed: -> rows."""
+        return [r for r in self.correct if r.killed]
+
+    def broken_gates(self) -> list[str]:
+        """List the gates that do not hold: -> sentences."""
+        sentences = [
+            f"{precision}: {self.share(precision):.1%} of bugs seen, {gate:.0%} wanted; "
+            f"missed {', '.join(self.survivors(precision))}"
+            for precision, gate in GATES.items()
+            if self.share(precision) < gate
+        ]
+        return sentences + [
+            f"{r.precision}: accuses the correct engine {r.name}: {r.seen_by}"
+            for r in self.accused()
+        ]
+
+
+def kill_matrix(
+    names: Iterable[str], precisions: Iterable[str], *, seed: int = 0
+) -> Iterator[tuple[str, Row]]:
+    """Examine bugs and correct engines: names, precisions -> kind (bug, correct) and row."""
+    bugs = [find_bug(name) for name in names]
+    with tempfile.TemporaryDirectory(prefix="k2conf-") as folder:
+        checkpoint = build(Path(folder), "nano", seed=seed)
+        for precision in precisions:
+            for engine in correct_engines(precision):
+                yield "correct", examine(engine, checkpoint, seed=seed)
+            for bug in bugs:
+                yield "bug", examine(engine_with(bug, precision), checkpoint, seed=seed)
+
+
+def find_bug(name: str) -> Bug:
+    """Look up a bug: name -> Bug."""
+    if name not in BUGS:
+        raise InputError(f"no bug {name!r}; the bugs are {', '.join(BUGS)}")
+    return BUGS[name]
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command `mutants`: subparsers."""
+    parser = commands.add_parser("mutants", help="the kill matrix: which level sees which bug")
+    parser.add_argument("--only", action="append", metavar="BUG", help="may be repeated")
+    parser.add_argument("--precision", action="append", choices=PRECISIONS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="the matrix as data")
+    parser.set_defaults(run=run_mutants)
+
+
+def run_mutants(options: argparse.Namespace) -> int:
+    """Print the kill matrix and check the gates: options -> exit code."""
+    console = Console()
+    matrix = Matrix([], [])
+    rows = kill_matrix(options.only or BUGS, options.precision or PRECISIONS, seed=options.seed)
+    for kind, row in rows:
+        (matrix.bugs if kind == "bug" else matrix.correct).append(row)
+    console.print(_table(matrix))
+    if options.json:
+        options.json.write_text(json.dumps(_data(matrix), indent=1) + "\n", encoding="utf-8")
+    for precision in options.precision or PRECISIONS:
+        console.print(f"{precision}: {matrix.share(precision):.1%} of bugs seen")
+    broken = matrix.broken_gates()
+    for sentence in broken:
+        console.print(f"gate: {sentence}")
+    return Exit.REGRESSION if broken else Exit.OK
+
+
+def _table(matrix: Matrix) -> Table:
+    table = Table("engine", "precision", *LEVELS, "bug", show_edge=False)
+    for row in [*matrix.correct, *matrix.bugs]:
+        cells = [str(len(row.seen_by[level]) or "") for level in LEVELS]
+        told = BUGS.get(row.name)
+        legal = told is not None and row.precision in told.legal_in
+        what = "correct" if told is None else told.what + (" (allowed)" if legal else "")
+        table.add_row(row.name, row.precision, *cells, what)
+    return table
+
+
+def _data(matrix: Matrix) -> dict[str, Any]:
+    return {
+        "schema": "kill-matrix.1",
+        "correct": [vars(r) for r in matrix.correct],
+        "bugs": [
+            {
+                **vars(r),
+                "what": BUGS[r.name].what,
+                "thread": BUGS[r.name].thread,
+                "allowed": r.precision in BUGS[r.name].legal_in,
+            }
+            for r in matrix.bugs
+        ],
+    }
