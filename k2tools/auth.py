@@ -12,7 +12,6 @@ import anyio
 import jwt
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
-from pydantic import AnyHttpUrl
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")  # none is symmetric
 MIN_TOKEN_CHARS = 22  # of base64: 128 bits
@@ -66,13 +65,14 @@ Verifier = SharedToken | IssuedTokens
 def auth_settings(verifier: Verifier, url: str, scopes: list[str]) -> AuthSettings:
     """Describe the protection to the SDK: verifier, own URL, scopes -> AuthSettings."""
     if isinstance(verifier, SharedToken):
-        return AuthSettings(issuer_url=AnyHttpUrl(url), resource_server_url=None)
-    return AuthSettings(
-        issuer_url=AnyHttpUrl(verifier.issuer),
-        resource_server_url=AnyHttpUrl(verifier.resource),
-        required_scopes=scopes or None,
-        validate_token_resource=True,
-    )
+        return AuthSettings.model_validate({"issuer_url": url, "resource_server_url": None})
+    described = {  # validated from strings, which keeps an issuer without a path as it is
+        "issuer_url": verifier.issuer,
+        "resource_server_url": verifier.resource,
+        "required_scopes": scopes or None,
+        "validate_token_resource": True,
+    }
+    return AuthSettings.model_validate(described)
 
 
 def is_loopback(host: str) -> bool:
