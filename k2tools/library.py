@@ -16,9 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from k2tools.corpus import Document
+from k2tools.corpus import Document, Passage
 from k2tools.documents import VERSION, Extracted, Extractor, document, kind_of
 from k2tools.index import Index
+from k2tools.query import Query
 from k2tools.results import ToolError
 from k2tools.workspace import Entry, Workspace, printable
 
@@ -30,6 +31,9 @@ MAX_FILE_BYTES = 16 * 2**20  # of text; a larger file is data, and grep reads it
 MAX_PDF_BYTES = 64 * 2**20
 WALK_SHARE = 10  # walking the workspace takes at most one part in ten of the time
 
+DEPTH = 20  # hits that are ordered again by meaning
+
+Reorder = Callable[[str, list[Passage]], list[Passage]]
 Report = Callable[[str, int, int], None]  # folder, files done, files in all
 
 
@@ -57,10 +61,20 @@ class Library:
 
     def __init__(self, index: Index, folders: list[Folder], extractor: Extractor) -> None:
         self.index, self.folders, self.progress = index, folders, Progress()
+        self.reorder: Reorder | None = None  # by meaning, where the operator wants it
         self._extractor = extractor
         self._refreshing = threading.Lock()
         self._stopped = False
         self._rest_until_s = 0.0
+
+    def search(
+        self, query: str, asked: Query, offset: int, count: int, *, site: str, since: str
+    ) -> list[Passage]:
+        """Rank passages, the first of them also by meaning: query twice, which hits -> hits."""
+        if self.reorder is None:
+            return self.index.search(asked, count, offset=offset, site=site, since=since)
+        hits = self.index.search(asked, max(DEPTH, offset + count), site=site, since=since)
+        return (self.reorder(query, hits[:DEPTH]) + hits[DEPTH:])[offset : offset + count]
 
     def read_all(self) -> None:
         """Bring every folder up to date, and forget documents of folders no longer given."""

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Literal
 
 import anyio
@@ -69,7 +70,7 @@ async def search(
     version = library.index.version()
     offset = offset_of(cursor, version)
     hits = await anyio.to_thread.run_sync(
-        lambda: library.index.search(asked, k + 1, offset=offset, site=site, since=since)
+        partial(library.search, query, asked, offset, k + 1, site=site, since=since)
     )
     if not hits:
         return nothing(library, asked, query, offset, site or since) + note
@@ -80,7 +81,8 @@ async def search(
         given = {name: value for name, value in arguments.items() if value not in ("", 5)}
         following = call_text("search", given | {"cursor": f"{offset + k}-{version[:8]}"})
         more = f"\n[more: {following}]"
-    return f"corpus{note}\n" + "\n".join(shown_hits) + more
+    how = ", re-ranked by meaning" if library.reorder else ""
+    return f"corpus{how}{note}\n" + "\n".join(shown_hits) + more
 
 
 async def prefers_web(cx: Context) -> bool:
@@ -311,6 +313,10 @@ async def start(app: App) -> AsyncIterator[None]:
         folders.append(Folder(f"{name}:", files))
     extractor = Extractor(settings.extract_timeout_s, settings.fallback_encoding)
     library = Library(Index(settings.state / "index.sqlite"), folders, extractor)
+    if settings.semantic:
+        from k2tools.semantic import Encoder, model_folder  # NumPy is not needed otherwise
+
+        library.reorder = Encoder(model_folder(settings.semantic)).reordered
     app.services.add(library)
     reading = threading.Thread(target=library.read_all, name="k2tools-indexing")
     reading.start()

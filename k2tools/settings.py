@@ -54,6 +54,7 @@ class Settings:
     fetch_max_bytes: int = 10 * 2**20  # decompressed
     fetch_fresh_s: float = 3_600.0  # then the server is asked whether the page changed
     fetch_cache_bytes: int = 256 * 2**20
+    semantic: str = ""  # a folder with a sentence encoder, or the package that carries one
     extract_timeout_s: float = 20.0  # for one HTML or PDF file
 
     # files
