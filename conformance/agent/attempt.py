@@ -17,6 +17,7 @@ from conformance.agent.smalltools import SmallTools
 from conformance.agent.tasks import Files, Minefield, Outcome, Task, key, number, write_world
 from conformance.agent.toolbox import Distracted, Faulty, Only, Toolbox
 from conformance.agent.verdict import Verdict, judge
+from k2ref.errors import InputError
 
 MODIFIERS = ("faults", "inject", "distract")
 FAULT_RATE = 0.1
@@ -34,7 +35,7 @@ def modified(task: Task, modifiers: Sequence[str]) -> Task:
     """Apply modifiers to a task; those of the toolbox take effect in `toolbox_for`."""
     unknown = set(modifiers) - set(MODIFIERS)
     if unknown:
-        raise LookupError(f"no modifier is called {sorted(unknown)}; there are {MODIFIERS}")
+        raise InputError(f"no modifier is called {sorted(unknown)}; there are {MODIFIERS}")
     changed = _injected(task) if "inject" in modifiers else task
     return replace(changed, modifiers=frozenset(modifiers))
 

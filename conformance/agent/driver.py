@@ -34,6 +34,7 @@ from conformance.agent.provider import ProviderError
 from conformance.agent.run import DEFAULTS, CallRecord, Options, Run, Status
 from conformance.agent.server_log import ServerLog
 from conformance.agent.toolbox import Result, Tool, Toolbox, ToolCall
+from k2ref.errors import InputError
 
 THINK_ONLY_RETRIES = 3
 
@@ -68,7 +69,7 @@ class Driver:
     def resume(self) -> Run:
         """Take up a run from its record and drive it to its end."""
         if self.record_path is None or not self.record_path.exists():
-            raise FileNotFoundError(f"no record to resume at {self.record_path}")
+            raise InputError(f"no record to resume at {self.record_path}")
         record_file.trim(self.record_path)
         for event in record_file.events(self.record_path):
             getattr(self, f"_replay_{event['kind']}")(event)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conformance.agent.messages import Call, Usage
+from k2ref.errors import InputError
 
 WINDOW = 262_144
 ANSWER_TOKENS = 8_000
@@ -61,7 +62,7 @@ def read_prices(path: Path) -> Prices:
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     missing = set(Prices.__dataclass_fields__) - set(table)
     if missing:
-        raise ValueError(f"{path}: a price file needs {sorted(missing)} as well")
+        raise InputError(f"{path}: a price file needs {sorted(missing)} as well")
     return Prices(**{name: table[name] for name in Prices.__dataclass_fields__})
 
 

@@ -87,15 +87,20 @@ def order_problems(
     return [f"the driver sent {len(calls)} calls, the log has {len(logged)}"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class LogWriter:
     """Write the log of a small server, so that a resume can be tried without a large one."""
 
     folder: Path
+    _count: int = 0
+    _last: str = NO_PREVIOUS
 
     def bodies(self) -> list[str]:
-        """Read back all outputs, in order."""
+        """Read back all outputs, in order, and go on behind them."""
         log = read(self.folder)
+        if log.records:
+            last = (self.folder / "log.jsonl").read_bytes().split(b"\n")[len(log.records) - 1]
+            self._count, self._last = len(log.records), hashlib.sha256(last).hexdigest()
         return [(self.folder / "out" / r["out_sha"]).read_text("utf-8") for r in log.records]
 
     def write(self, call: ToolCall, body: str, error: bool) -> None:
@@ -104,18 +109,18 @@ class LogWriter:
         out.mkdir(parents=True, exist_ok=True)
         sha = hashlib.sha256(body.encode()).hexdigest()
         (out / sha).write_text(body, encoding="utf-8")
-        path = self.folder / "log.jsonl"
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         record = {
-            "seq": len(lines) + 1,
-            "ref": f"r{len(lines) + 1}",
+            "seq": self._count + 1,
+            "ref": f"r{self._count + 1}",
             "tool": call.name,
             "args": call.args,
             "status": "error" if error else "ok",
             "out_sha": sha,
             "trace_id": call.trace_id,
             "parent": "",
-            "prev": hashlib.sha256(lines[-1]).hexdigest() if lines else NO_PREVIOUS,
+            "prev": self._last,
         }
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, sort_keys=True, separators=(",", ":")) + "\n")
+        line = json.dumps(record, sort_keys=True, separators=(",", ":"))
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        self._count, self._last = self._count + 1, hashlib.sha256(line.encode()).hexdigest()

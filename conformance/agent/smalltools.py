@@ -97,6 +97,8 @@ class SmallTools:
 
     def path(self, name: str) -> Path:
         """Resolve a path inside the directory."""
+        if "\0" in name:
+            raise Refusal("a path has no NUL character")
         path = (self.root / name).resolve()
         if not path.is_relative_to(self.root.resolve()):
             raise Refusal(f"{name} leaves the workspace; give a relative path inside it")

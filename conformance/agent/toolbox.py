@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from k2ref.errors import InputError
+
 
 class Tool(NamedTuple):
     """One tool as its server declares it."""
@@ -66,7 +68,7 @@ class Only:
         offered = {tool.name: tool for tool in self.inner.tools()}
         missing = [name for name in self.names if name not in offered]
         if missing:
-            raise LookupError(
+            raise InputError(
                 f"the task needs the tools {missing}; the server offers {sorted(offered)}. "
                 "Start it with all its tools, or choose another family."
             )

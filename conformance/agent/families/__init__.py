@@ -13,6 +13,7 @@ from conformance.agent.families import (
     stop,
 )
 from conformance.agent.tasks import Task
+from k2ref.errors import InputError
 
 FAMILIES: dict[str, Callable[[str, int], Task]] = {
     "chase": chase.make,
@@ -30,7 +31,7 @@ HORIZONS = (10, 30, 100, 200, 300)
 def make(family: str, seed: str, n: int) -> Task:
     """Make one task by the name of its family."""
     if family not in FAMILIES:
-        raise LookupError(f"no family is called {family!r}; there are {', '.join(FAMILIES)}")
+        raise InputError(f"no family is called {family!r}; there are {', '.join(FAMILIES)}")
     if n < 10:
-        raise ValueError(f"a task needs n of at least 10 calls, got {n}")
+        raise InputError(f"a task needs n of at least 10 calls, got {n}")
     return FAMILIES[family](seed, n)

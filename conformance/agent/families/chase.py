@@ -115,4 +115,9 @@ class ChasePolicy:
         return Act([("read_file", {"path": state["next"]})])
 
     def slip(self, state: State) -> State:
-        return {**state, "sum": state["sum"] + 1}
+        return {**state, "sum": slipped(state["sum"])}
+
+
+def slipped(total: int) -> int:
+    """Give the wrong sum of one slip; different slips seldom lead to one answer."""
+    return total + 1 + total % 97

@@ -20,6 +20,7 @@ from conformance.agent.simulated import (
 )
 from conformance.agent.tasks import Task
 from conformance.agent.verdict import next_milestone
+from k2ref.errors import InputError
 
 
 def seeds_of_stop(unsolvable: bool) -> str:
@@ -217,7 +218,7 @@ def test_a_game_must_use_each_number_once(result: str) -> None:
 def test_too_short_a_task_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 10 calls, got 3"):
         make("chase", "seed", 3)
-    with pytest.raises(LookupError, match="no family is called 'chess'"):
+    with pytest.raises(InputError, match="no family is called 'chess'"):
         make("chess", "seed", 10)
 
 
@@ -227,5 +228,5 @@ def test_a_task_says_which_tools_a_server_lacks() -> None:
 
     task: Task = make("repair", "seed", 10)
     box = Only(SmallTools(Path(".")), [*task.tools, "telescope"])
-    with pytest.raises(LookupError, match="telescope"):
+    with pytest.raises(InputError, match="telescope"):
         box.tools()

@@ -1,0 +1,130 @@
+"""Heavy mode: several trajectories of one task, and one answer made of them.
+
+K2-Thinking's published heavy mode runs 8 trajectories in parallel and aggregates them. Three ways
+here: `vote` takes the most frequent answer, `verify` the first that passes the checks a task makes
+public, `agent` lets the model read the trajectories with search, open and find and answer once
+more (after AggAgent, arXiv 2604.11753). Each trajectory has a world and a record of its own.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from conformance.agent.attempt import Attempt
+from conformance.agent.driver import Driver
+from conformance.agent.messages import Model
+from conformance.agent.run import Options
+from conformance.agent.smalltools import SmallTools
+from conformance.agent.tasks import Task, write_world
+from conformance.agent.toolbox import Only
+
+Aggregate = Literal["vote", "verify", "agent"]
+TRAJECTORIES = 8
+QUESTION = """{count} attempts at the task below are in the documents corpus/attempt1.md to
+corpus/attempt{count}.md: their calls, what they saw and what they answered. Read them with search
+and open, find out which answer is right, and give that answer in the form the task wants.
+
+TASK:
+{prompt}"""
+
+
+@dataclass(frozen=True)
+class Heavy:
+    """The answers of all trajectories and the one chosen."""
+
+    answers: tuple[str, ...]
+    solved: tuple[bool, ...]
+    chosen: str
+    right: bool
+
+    @property
+    def pass_at_k(self) -> bool:
+        """Tell whether any trajectory was right: an upper bound, not a result."""
+        return any(self.solved)
+
+    @property
+    def pass_hat_k(self) -> bool:
+        """Tell whether all were right."""
+        return all(self.solved)
+
+
+def normalised(answer: str) -> str:
+    """Bring an answer into the form in which answers are compared."""
+    return re.sub(r"\s+", " ", answer).strip().strip(".`*").lower()
+
+
+def vote(answers: Sequence[str]) -> str:
+    """Choose the most frequent answer; among equals the one that came first."""
+    counts = Counter(normalised(answer) for answer in answers)
+    best = max(counts.values(), default=0)
+    return next((a for a in answers if counts[normalised(a)] == best), "")
+
+
+def verify(answers: Sequence[str], check: Callable[[str], bool]) -> str:
+    """Choose the first answer that passes a check, else the vote."""
+    return next((answer for answer in answers if check(answer)), vote(answers))
+
+
+def trajectories(
+    run: Callable[[int], Attempt], count: int = TRAJECTORIES, *, parallel: int = TRAJECTORIES
+) -> list[Attempt]:
+    """Run the trajectories, several at a time, results in their order."""
+    with ThreadPoolExecutor(max(1, parallel)) as pool:
+        return list(pool.map(run, range(count)))
+
+
+def fuse(
+    task: Task,
+    attempts: Sequence[Attempt],
+    how: Aggregate,
+    *,
+    check: Callable[[str], bool] | None = None,
+    model: Model | None = None,
+    folder: Path | None = None,
+    options: Options | None = None,
+) -> Heavy:
+    """Make one answer of several attempts and judge it by the task's own outcome."""
+    answers = tuple(attempt.run.answer for attempt in attempts)
+    if how == "verify" and check is None:
+        raise ValueError("verify needs the task's public check; this task has none, use vote")
+    if how == "agent":
+        if model is None or folder is None:
+            raise ValueError("agent needs a model and a folder for the trajectories")
+        chosen = reread(task, attempts, model, folder, options or Options())
+    else:
+        chosen = verify(answers, check) if how == "verify" and check else vote(answers)
+    right = next((a.verdict.outcome for a in attempts if same(a.run.answer, chosen)), False)
+    if not any(same(answer, chosen) for answer in answers):
+        right = task.outcome(chosen, task.files).solved
+    return Heavy(answers, tuple(a.verdict.outcome for a in attempts), chosen, right)
+
+
+def same(one: str, two: str) -> bool:
+    """Tell whether two answers are the same."""
+    return normalised(one) == normalised(two)
+
+
+def reread(
+    task: Task, attempts: Sequence[Attempt], model: Model, folder: Path, options: Options
+) -> str:
+    """Let the model read all trajectories and answer once more."""
+    files = {f"corpus/attempt{i}.md": _written(a) for i, a in enumerate(attempts, 1)}
+    write_world(files, folder)
+    box = Only(SmallTools(folder), ("search", "open"))
+    prompt = QUESTION.format(count=len(attempts), prompt=task.prompt)
+    return (
+        Driver(model, box, replace(options, run_id=f"{options.run_id}-fusion")).start(prompt).answer
+    )
+
+
+def _written(attempt: Attempt) -> str:
+    """Write a trajectory as a document; reasoning stays out, as in every verdict."""
+    lines = ["# An attempt at the task", f"answer: {attempt.run.answer}", ""]
+    for call in attempt.run.calls:
+        shown = " / ".join(call.result.text.splitlines())[:400]
+        lines += [f"- {call.call.name} {call.call.arguments[:200]}", f"  -> {shown}"]
+    return "\n".join(lines) + "\n"
