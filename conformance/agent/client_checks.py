@@ -14,8 +14,9 @@ from pathlib import Path
 from conformance.agent.families import chase
 from conformance.agent.families.twins import pair
 from conformance.agent.messages import Model
+from conformance.agent.misbehaving import Leaky, Silent, ThinkOnly
 from conformance.agent.mock import StrictEndpoint, serve
-from conformance.agent.simulated import Leaky, Oracle, Silent, ThinkOnly
+from conformance.agent.simulated import Oracle
 from conformance.agent.tasks import Task, write_world
 from conformance.results import Result, Verdict
 

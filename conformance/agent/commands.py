@@ -1,4 +1,7 @@
-"""`k2conf agent`: run long tasks, read the traces, and check server, client and endpoint."""
+"""`k2conf agent`: run long tasks, read the traces, and check server, client and endpoint.
+
+What one command alone needs (an HTTP server, statistics) is imported when it runs.
+"""
 
 import argparse
 import json
@@ -8,16 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conformance.agent import atif, client_checks, graph, server_checks, sweep, trace, workbench
+from conformance.agent import atif, graph, trace, workbench
 from conformance.agent.attempt import MODIFIERS, Attempt, attempt, modified
-from conformance.agent.calibration import all_calibrations
 from conformance.agent.families import FAMILIES, make
 from conformance.agent.heavy import TRAJECTORIES, fuse, trajectories
 from conformance.agent.limits import PRESETS, read_prices
 from conformance.agent.messages import Model
-from conformance.agent.mutants import kill_table
 from conformance.agent.run import Options
-from conformance.agent.scaling import compare
 from conformance.agent.server_log import read as read_log
 from conformance.agent.tasks import Task, write_world
 from conformance.results import Result
@@ -192,6 +192,8 @@ def run_heavy(given: argparse.Namespace) -> int:
 
 
 def run_sweep(given: argparse.Namespace) -> int:
+    from conformance.agent import sweep
+
     lengths = [int(part) for part in given.lengths.split(",")]
     tasks = [task_of(given, f"{given.seed}-{i}", n) for n in lengths for i in range(given.tasks)]
     found = sweep.run(tasks, lambda task: attempt_in(given, task, given.out / task.name))
@@ -204,6 +206,9 @@ def run_sweep(given: argparse.Namespace) -> int:
 
 
 def run_compare(given: argparse.Namespace) -> int:
+    from conformance.agent import sweep
+    from conformance.agent.scaling import compare
+
     first, second = (
         {t.task: t.solved for t in sweep.read(path.read_text(encoding="utf-8")).trials}
         for path in (given.first, given.second)
@@ -238,6 +243,8 @@ def run_export(given: argparse.Namespace) -> int:
 
 
 def run_calibrate(given: argparse.Namespace) -> int:
+    from conformance.agent.calibration import all_calibrations
+
     found = all_calibrations(given.tasks)
     for each in found:
         word = "equal" if each.exact else "DIFFERENT"
@@ -247,6 +254,8 @@ def run_calibrate(given: argparse.Namespace) -> int:
 
 
 def run_mutants(given: argparse.Namespace) -> int:
+    from conformance.agent.mutants import kill_table
+
     rows = kill_table()
     for row in rows:
         print(f"{'killed' if row.killed else 'ALIVE':<7}{row.mutant.check:<15}{row.mutant.name}"
@@ -262,8 +271,12 @@ def _print_checks(checks: list[Result]) -> int:
 
 
 def run_server(given: argparse.Namespace) -> int:
+    from conformance.agent import server_checks
+
     return _print_checks(server_checks.check(given.server, given.n))
 
 
 def run_client(given: argparse.Namespace) -> int:
+    from conformance.agent import client_checks
+
     return _print_checks(client_checks.check_command(given.command, given.n))

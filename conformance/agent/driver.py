@@ -196,9 +196,7 @@ class Driver:
             near = difflib.get_close_matches(call.name, self.offered, 3, 0.3) or list(self.offered)
             return Result(f"no tool is called {call.name!r}. Tools: {', '.join(near)}.", True)
         try:
-            args = call.parsed()
-            if set(args) == {INVALID}:
-                raise BadArguments("arguments are not JSON")
+            args = _unwrapped(call).parsed()
         except BadArguments as error:
             self.run.spent.malformed += 1
             wanted = self.offered[call.name].schema.get("required", [])
@@ -287,6 +285,12 @@ class Driver:
 
 
 INVALID = "invalid_json"
+
+
+def _unwrapped(call: Call) -> Call:
+    """Undo `_valid`: the arguments as the model wrote them."""
+    args = call.parsed()
+    return replace(call, arguments=args[INVALID]) if set(args) == {INVALID} else call
 
 
 def _valid(call: Call) -> Call:

@@ -16,19 +16,11 @@ from conformance.agent.families import chase, ledger, needle
 from conformance.agent.families.twins import pair
 from conformance.agent.limits import PRESETS
 from conformance.agent.messages import Model, Reply, Request, reasoning_of
+from conformance.agent.misbehaving import Amnesiac, Leaky, Looper, Malformed, Silent, ThinkOnly
 from conformance.agent.mock import StrictEndpoint
 from conformance.agent.run import Options
 from conformance.agent.server_log import LogWriter, order_problems, read
-from conformance.agent.simulated import (
-    Amnesiac,
-    Leaky,
-    Looper,
-    Malformed,
-    Oracle,
-    Silent,
-    ThinkOnly,
-    noisy,
-)
+from conformance.agent.simulated import Oracle, noisy
 from conformance.agent.smalltools import SmallTools
 from conformance.agent.tasks import Task, read_world, world_hash, write_world
 from conformance.agent.toolbox import Result, Tool, ToolCall

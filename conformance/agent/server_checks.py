@@ -17,8 +17,9 @@ from conformance.agent import server_log, workbench
 from conformance.agent.attempt import attempt
 from conformance.agent.families import chase
 from conformance.agent.limits import WINDOW, Limits
+from conformance.agent.misbehaving import Literal
 from conformance.agent.run import Options
-from conformance.agent.simulated import Literal, Oracle
+from conformance.agent.simulated import Oracle
 from conformance.agent.tasks import Task, write_world
 from conformance.agent.toolbox import Result, Tool, Toolbox, ToolCall, ref_of
 from conformance.results import Result as CheckResult

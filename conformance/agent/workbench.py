@@ -7,21 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conformance.agent.mcp_tools import McpTools, server_of
 from conformance.agent.messages import Model
+from conformance.agent.misbehaving import Leaky, Malformed, Obedient, Silent, Stopper, ThinkOnly
 from conformance.agent.provider import Endpoint, Retrying
-from conformance.agent.simulated import (
-    Leaky,
-    Malformed,
-    Obedient,
-    Oracle,
-    Silent,
-    Stopper,
-    ThinkOnly,
-    noisy,
-    self_conditioning,
-    verifier,
-)
+from conformance.agent.simulated import Oracle, noisy, self_conditioning, verifier
 from conformance.agent.smalltools import SmallTools
 from conformance.agent.tasks import Task, key
 from conformance.agent.toolbox import Toolbox
@@ -86,6 +75,8 @@ def tools(server: str, world: Path, state: Path, run: str) -> Iterator[tuple[Too
     if server == "small":
         yield SmallTools(world), None
         return
+    from conformance.agent.mcp_tools import McpTools, server_of  # the SDK takes half a second
+
     log = None
     if server == "k2tools":
         command = [sys.executable, "-m", "k2tools", "serve", "{world}"]

@@ -8,16 +8,9 @@ import pytest
 from conformance.agent.attempt import MODIFIERS, modified, quick
 from conformance.agent.families import FAMILIES, chase, ledger, make, proof, repair, report, stop
 from conformance.agent.families.twins import pair
+from conformance.agent.misbehaving import BAD_CALLS, Malformed, Obedient, Stopper
 from conformance.agent.run import Options
-from conformance.agent.simulated import (
-    BAD_CALLS,
-    Malformed,
-    Obedient,
-    Oracle,
-    Stopper,
-    noisy,
-    self_conditioning,
-)
+from conformance.agent.simulated import Oracle, noisy, self_conditioning
 from conformance.agent.tasks import Task
 from conformance.agent.verdict import next_milestone
 from k2ref.errors import InputError

@@ -1,0 +1,74 @@
+"""Heavy mode: voting, verifying and reading trajectories again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conformance.agent.attempt import Attempt, quick
+from conformance.agent.families import chase
+from conformance.agent.heavy import fuse, normalised, trajectories, verify, vote
+from conformance.agent.messages import Call, Reply, Request, calls_of
+from conformance.agent.simulated import Oracle, noisy
+
+
+def test_the_vote_takes_the_most_frequent_answer_and_the_first_of_equals() -> None:
+    assert vote(["SUM 1", "SUM 2", " sum  2. ", "SUM 3"]) == "SUM 2"
+    assert vote(["b", "a", "a", "b"]) == "b"
+    assert vote([]) == ""
+    assert normalised("`SUM  2`\n") == "sum 2"
+
+
+def test_verify_takes_the_first_answer_that_passes_and_else_the_vote() -> None:
+    assert verify(["1", "2", "4", "6"], lambda a: int(a) % 4 == 0) == "4"
+    assert verify(["1", "1", "2"], lambda a: False) == "1"
+
+
+def attempts(count: int) -> tuple[chase.Task, list[Attempt]]:
+    task = chase.make("heavy", 20)
+
+    def one(index: int) -> Attempt:
+        return quick(task, noisy(task.policy, f"h{index}", 0.05))
+
+    return task, trajectories(one, count, parallel=4)
+
+
+def test_trajectories_come_back_in_their_order() -> None:
+    _, parallel = attempts(8)
+    _, serial = attempts(8)
+    assert [a.run.answer for a in parallel] == [a.run.answer for a in serial]
+
+
+def test_an_aggregate_is_judged_by_the_tasks_own_outcome() -> None:
+    task, found = attempts(8)
+    heavy = fuse(task, found, "vote")
+    assert heavy.right == (normalised(heavy.chosen) == normalised(task.answer))
+    assert heavy.pass_at_k == any(heavy.solved)
+    assert not heavy.pass_hat_k
+    verified = fuse(task, found, "verify", check=lambda answer: answer == task.answer)
+    assert verified.right == heavy.pass_at_k
+    with pytest.raises(ValueError, match="verify needs the task's public check"):
+        fuse(task, found, "verify")
+
+
+def test_an_agent_reads_the_trajectories_and_answers_once_more(tmp_path: Path) -> None:
+    task, found = attempts(6)
+    right = next(i for i, a in enumerate(found, 1) if a.verdict.outcome)
+
+    def reader(request: Request) -> Reply:
+        """Read the attempts one by one, then give the answer of one that is known to be right."""
+        opened = sum(len(calls_of(m)) for m in request.messages)
+        if opened < right:
+            args = json.dumps({"id": f"corpus/attempt{opened + 1}.md"})
+            return Reply("", "", (Call(f"functions.open:{opened}", "open", args),))
+        text = request.messages[-1]["content"]
+        return Reply(text.split("answer: ")[1].splitlines()[0])
+
+    heavy = fuse(task, found, "agent", model=reader, folder=tmp_path / "fusion")
+    assert heavy.right
+    assert heavy.chosen == task.answer
+    documents = sorted(path.name for path in (tmp_path / "fusion" / "corpus").iterdir())
+    assert documents == [f"attempt{i}.md" for i in range(1, 7)]
+    text = (tmp_path / "fusion" / "corpus" / "attempt1.md").read_text()
+    assert "STATE" not in text  # reasoning stays out
+    assert quick(task, Oracle(task.policy)).verdict.passed
