@@ -11,7 +11,12 @@ from collections.abc import Callable, Sequence
 from k2ref.errors import InputError
 
 # modules with `add_commands(subparsers)`; each command sets `run`, a function options -> exit code
-COMMANDS = ("conformance.commands", "conformance.mutants", "conformance.vectors")
+COMMANDS = (
+    "conformance.agent.commands",
+    "conformance.commands",
+    "conformance.mutants",
+    "conformance.vectors",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
