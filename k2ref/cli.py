@@ -9,6 +9,7 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import ml_dtypes
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     forward.set_defaults(run=run_forward)
 
     continued = commands.add_parser("generate", help="continue a prompt")
-    prompts = _add_model(continued, ops="oracle")
+    prompts = _add_model(continued, ops=None)
     prompts.add_argument("--chat", metavar="F.json", help="messages to answer, in text")
     add_chat_options(continued)
     continued.add_argument("--max-new", type=_positive, required=True, metavar="N")
@@ -91,14 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser, *, ops: str) -> Any:
+def _add_model(parser: argparse.ArgumentParser, *, ops: str | None) -> Any:
     """Add the options that choose a model and its prompt: parser -> the group of prompts."""
     parser.add_argument("directory", type=Path, help="a checkpoint in the published format")
     ids = parser.add_mutually_exclusive_group(required=True)
     ids.add_argument("--ids", type=_ids, metavar="1,2,3")
     ids.add_argument("--ids-file", type=Path, metavar="F.npy")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of activations")
-    parser.add_argument("--ops", choices=OPS, default=ops)
+    usual = ops or "kernels, and oracle in float64"
+    parser.add_argument("--ops", choices=OPS, default=ops, help=f"whose operations ({usual})")
     keys = "; ".join(f"{key}={'|'.join(allowed)}" for key, allowed in questions().items())
     parser.add_argument(
         "--numerics", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=keys
@@ -129,11 +131,19 @@ def _model(options: argparse.Namespace, numerics: Numerics) -> Model:
     table_Z = None if options.inv_freq is None else load_array(options.inv_freq)
     return Model(
         Checkpoint(options.directory),
-        ops=importlib.import_module(f"k2ref.{options.ops}"),
+        ops=_ops(options),
         dtype=DTYPES[options.dtype],
         numerics=numerics,
         inv_freq_Z=table_Z,
     )
+
+
+def _ops(options: argparse.Namespace) -> ModuleType:
+    exact = options.dtype == "float64"
+    name = options.ops or ("oracle" if exact else "kernels")
+    if name == "kernels" and exact:
+        raise InputError("kernels compute in float32; --dtype float64 needs --ops oracle")
+    return importlib.import_module(f"k2ref.{name}")
 
 
 def run_info(options: argparse.Namespace) -> None:

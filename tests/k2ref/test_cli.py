@@ -58,6 +58,14 @@ def test_generate_prints_ids(directory: str, tiny, capsys: pytest.CaptureFixture
     assert len(printed) <= 4
 
 
+def test_generate_uses_kernels_and_the_oracle_gives_the_same(directory, capsys) -> None:
+    printed = []
+    for options in ([], ["--ops", "oracle"], ["--dtype", "float64"]):
+        assert main(["generate", directory, "--ids", IDS, "--max-new", "3", *options]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] == printed[2]
+
+
 def test_info_counts(directory: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["info", directory]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
@@ -80,6 +88,7 @@ def test_the_demo_shows_logits_routing_and_decoding(capsys: pytest.CaptureFixtur
     for part in ("After the prompt of 8 tokens", "Routing", "experts, ", "Greedy continuation: "):
         assert part in output
     assert "equals one prefill of all 20" in output
+    assert "The compiled kernels differ from NumPy by" in output
 
 
 @pytest.mark.parametrize(
@@ -102,6 +111,7 @@ def test_arguments_without_meaning_are_refused(directory, options, message, caps
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--ids", "1", "--ops", "kernels", "--dtype", "float64"], "float64 needs --ops oracle"),
         (["--ids", "99"], "ids must lie in 0 to 95, got 99"),
         (["--ids", "1", "--numerics", "dequant=int8"], "dequant must be one of exact, bf16"),
         (["--ids", "1", "--numerics", "colour=red"], "no key 'colour'; the keys are"),
