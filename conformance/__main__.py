@@ -13,6 +13,7 @@ from k2ref.errors import InputError
 # modules with `add_commands(subparsers)`; each command sets `run`, a function options -> exit code
 COMMANDS = (
     "conformance.agent.commands",
+    "conformance.bisect",
     "conformance.commands",
     "conformance.mutants",
     "conformance.vectors",

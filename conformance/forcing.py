@@ -81,47 +81,57 @@ def _usable(name: str, found: np.ndarray, model: Model) -> bool:
     return bool((found >= 0).all() and (found < model.config.n_routed_experts).all())
 
 
-def reference_model(checkpoint: Path, numerics: Numerics, *, ops: object = oracle) -> Model:
-    """Open the float64 reference of a checkpoint: directory, numerics -> Model."""
-    return Model(
-        Checkpoint(checkpoint), ops=ops, dtype=np.float64, numerics=numerics, attention="expanded"
-    )
+@dataclass(frozen=True)
+class Reference:
+    """What an engine is compared with: a checkpoint, and the engine's answers to open questions."""
+
+    checkpoint: Path
+    numerics: Numerics
+    inv_freq_Z: np.ndarray | None = None
+
+    def model(self, *, ops: object = oracle) -> Model:
+        """Open it in float64: -> Model."""
+        return Model(
+            Checkpoint(self.checkpoint),
+            ops=ops,
+            dtype=np.float64,
+            numerics=self.numerics,
+            attention="expanded",
+            inv_freq_Z=self.inv_freq_Z,
+        )
 
 
 def stage_noise(
-    checkpoint: Path,
+    reference: Reference,
     ids_T: np.ndarray,
     position_T: np.ndarray,
     taps: Mapping[str, np.ndarray],
     precision: Precision,
-    numerics: Numerics,
     *,
     runs: int = RUNS // 2,
 ) -> dict[str, np.ndarray]:
     """Measure the noise of each tensor made from the engine's own: -> tap to sigma per row."""
-    exact = Forced(reference_model(checkpoint, numerics), taps).run(ids_T, position_T)
+    exact = Forced(reference.model(), taps).run(ids_T, position_T)
     squares: dict[str, list[np.ndarray]] = {name: [] for name in exact}
     for seed in range(runs):
         ops = Variant(disturbing(precision, seed))
-        model = reference_model(checkpoint, numerics, ops=ops)
-        for name, array in Forced(model, taps).run(ids_T, position_T).items():
+        for name, array in Forced(reference.model(ops=ops), taps).run(ids_T, position_T).items():
             squares[name].append(np.mean(np.square(array - exact[name]), axis=-1))
     sigma = {name: np.sqrt(np.mean(s, axis=0)) for name, s in squares.items()}
     return {name: np.maximum(s, np.median(s)) for name, s in sigma.items()}
 
 
 def findings(
-    checkpoint: Path,
+    reference: Reference,
     ids_T: np.ndarray,
     position_T: np.ndarray,
     taps: Mapping[str, np.ndarray],
     precision: Precision,
-    numerics: Numerics,
 ) -> Iterator[Finding]:
     """Judge every tensor an engine reports, in causal order: taps -> findings."""
-    model = reference_model(checkpoint, numerics)
+    model, numerics = reference.model(), reference.numerics
     expected = Forced(model, taps).run(ids_T, position_T)
-    sigma = stage_noise(checkpoint, ids_T, position_T, taps, precision, numerics)
+    sigma = stage_noise(reference, ids_T, position_T, taps, precision)
     for name, array in expected.items():
         if name not in taps:
             continue

@@ -45,13 +45,21 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class HfEngine:
     """The classes of `deepseek_v3` as an engine; what `load` gives runs a checkpoint in them."""
 
-    def __init__(self, *, dtype: str = "float32", weights: str = "exact", patch: str = "") -> None:
+    def __init__(
+        self,
+        directory: str = "",
+        *,
+        dtype: str = "float32",
+        weights: str = "exact",
+        patch: str = "",
+    ) -> None:
         if dtype not in DTYPES:
             raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         if weights not in ("exact", "shipped"):
             raise InputError(f"weights must be exact or shipped, got {weights!r}")
         if patch:
             runpy.run_path(patch)
+        self.checkpoint = Path(directory) if directory else None
         self._dtype, self._shipped = dtype, weights == "shipped" or dtype == "bfloat16"
         self.info = Info(
             "transformers",
@@ -85,8 +93,8 @@ class HfEngine:
 def open_hf(address: str, *, precision: str | None = None) -> HfEngine:
     """Open `[DIR][,dtype=…][,weights=…][,patch=FILE]`: address -> engine."""
     dtype = "bfloat16" if precision == "bf16" else "float32"
-    _, options = split_address(address, {"dtype": dtype, "weights": "exact", "patch": ""})
-    return HfEngine(**options)
+    directory, options = split_address(address, {"dtype": dtype, "weights": "exact", "patch": ""})
+    return HfEngine(directory, **options)
 
 
 class HfModel:

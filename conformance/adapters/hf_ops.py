@@ -74,8 +74,7 @@ def yarn_inv_freq(
     beta_slow: float = 1.0,
     dtype: Any = np.float64,
 ) -> np.ndarray:
-    """Compute frequencies as the library does: scalars -> inv_freq_Z float32."""
-    _only(np.dtype(dtype) == np.float32, "frequencies that are not float32")
+    """Compute frequencies as the library does: scalars -> inv_freq_Z float32, whatever dtype."""
     rope = {"rope_theta": base, "rope_type": "yarn", "factor": factor, "beta_fast": beta_fast}
     rope |= {"original_max_position_embeddings": original_positions, "beta_slow": beta_slow}
     config = transformers.DeepseekV3Config(

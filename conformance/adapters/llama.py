@@ -36,7 +36,8 @@ except PackageNotFoundError:
 class LlamaEngine:
     """llama-server with float32 caches, one thread, no flash attention."""
 
-    def __init__(self, *, experts: str = "f32", beta_fast: str = "") -> None:
+    def __init__(self, directory: str = "", *, experts: str = "f32", beta_fast: str = "") -> None:
+        self.checkpoint = Path(directory) if directory else None
         self._experts, self._beta_fast = experts, beta_fast
         self._processes: list[LineProcess] = []
         self.info = Info(
@@ -73,8 +74,8 @@ class LlamaEngine:
 
 def open_gguf(address: str, *, precision: str | None = None) -> LlamaEngine:
     """Open `[DIR][,experts=…][,beta_fast=…]`: address -> engine."""
-    _, options = split_address(address, {"experts": "f32", "beta_fast": ""})
-    return LlamaEngine(**options)
+    directory, options = split_address(address, {"experts": "f32", "beta_fast": ""})
+    return LlamaEngine(directory, **options)
 
 
 class LlamaModel:

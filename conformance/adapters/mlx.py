@@ -1,18 +1,21 @@
 """mlx-lm on the CPU as an engine: the shipped INT4 directory, unmodified, in its own classes.
 
-`mlx:DIR` raises what is not packed to float32; INT4 stays packed, exactly. mlx-lm rotates from an
-offset, so positions must follow one another. Its router keeps the order of `argpartition`.
+`mlx:DIR` raises what is not packed to float32; INT4 stays packed, exactly. mlx-lm counts positions
+from an offset; its rotation takes one offset for each row of a batch, which here are the tokens, so
+that positions may be scattered. A stream of mlx belongs to a thread: all calls go to one.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from conformance.adapters.address import split_address
-from conformance.engine import Info, NotOffered
+from conformance.engine import Info
 from k2ref.config import Config, load_config
 from k2ref.errors import InputError
 from k2ref.numerics import Numerics
@@ -37,7 +40,9 @@ mx.set_default_device(mx.cpu)
 class MlxEngine:
     """The classes of `deepseek_v3` in mlx-lm."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: str = "") -> None:
+        self.checkpoint = Path(directory) if directory else None
+        self._thread = ThreadPoolExecutor(1)
         self.info = Info(
             "mlx-lm",
             f"{mlx_lm.__version__}, mlx {mx.__version__}",
@@ -47,58 +52,72 @@ class MlxEngine:
 
     def operation(self, name: str) -> Callable[..., Any] | None:
         """Find an operation: name -> function, None where the library has none."""
-        return OPERATIONS.get(name)
+        function = OPERATIONS.get(name)
+        return None if function is None else partial(self._call, function)
 
     def load(self, directory: Path) -> "MlxModel":
         """Load a checkpoint: directory -> model."""
-        model, _ = load_model(directory, model_config={"model_type": "deepseek_v3"})
-        model.set_dtype(mx.float32)
-        mx.eval(model.parameters())
-        return MlxModel(model, load_config(directory))
+        return MlxModel(self._call(_load, directory), load_config(directory), self._call)
 
     def close(self) -> None:
-        """Hold nothing."""
+        """End the thread."""
+        self._thread.shutdown(wait=False)
+
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._thread.submit(function, *args, **kwargs).result()
+
+
+def _load(directory: Path) -> Any:
+    model, _ = load_model(directory, model_config={"model_type": "deepseek_v3"})
+    model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    return model
 
 
 def open_mlx(address: str, *, precision: str | None = None) -> MlxEngine:
     """Open `[DIR]`: address -> engine."""
-    split_address(address, {})
+    directory, _ = split_address(address, {})
     if precision not in (None, "f32"):
         raise InputError(f"mlx: runs in f32 on the CPU, got {precision}")
-    return MlxEngine()
+    return MlxEngine(directory)
 
 
 class MlxModel:
-    """A checkpoint in mlx-lm. `forward` is that of `k2ref.Model`, for positions in a row."""
+    """A checkpoint in mlx-lm. `forward` is that of `k2ref.Model`."""
 
-    def __init__(self, model: Any, config: Config) -> None:
-        self.model = model
-        self.config = config
+    def __init__(self, model: Any, config: Config, call: Callable[..., Any]) -> None:
+        self.model, self.config, self._call = model, config, call
         rope = model.model.layers[0].self_attn.rope
         # the library's own table differs from the published bytes by an ulp in some entries, which
         # is 0.004 rad at position 262,143: the reference rotates with this one
-        self.inv_freq_Z = 1 / to_numpy(rope._freqs) if hasattr(rope, "_freqs") else None
+        self.inv_freq_Z = call(_frequencies, rope) if hasattr(rope, "_freqs") else None
 
     def forward(
         self, ids_T: np.ndarray, position_T: np.ndarray | None = None, *, trace: Trace = ignore
     ) -> np.ndarray:
         """Run tokens through the model: ids_T, position_T -> logits_TW float32."""
         position_T = np.arange(len(ids_T)) if position_T is None else np.asarray(position_T)
-        if (np.diff(position_T) != 1).any():
-            raise NotOffered("mlx-lm rotates from an offset: positions must follow one another")
-        found: dict[str, np.ndarray] = {}
-        layers = range(self.config.num_hidden_layers)
-        cache = [_Apart(int(position_T[0]), f"L{layer}.attn.", found) for layer in layers]
-        with _recording(self.model, self.config, found):
-            logits_TW = to_numpy(self.model(mx.array(np.asarray(ids_T)[None]), cache=cache)[0])
-        found["logits"] = logits_TW
+        found: dict[str, np.ndarray] = self._call(self._record, np.asarray(ids_T), position_T)
+        for name in [n for n in found if n.endswith("attn.heads")]:
+            found[name] = found[name].reshape(len(ids_T), self.config.num_attention_heads, -1)
         for name in tap_names(self.config):
             if name in found:
                 trace(name, found[name])
-        return logits_TW
+        return found["logits"]
+
+    def _record(self, ids_T: np.ndarray, position_T: np.ndarray) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        layers = range(self.config.num_hidden_layers)
+        cache = [_Apart(position_T, f"L{layer}.attn.", found) for layer in layers]
+        with _recording(self.model, self.config, found):
+            found["logits"] = to_numpy(self.model(mx.array(ids_T[None]), cache=cache)[0])
+        return found
 
     def generate(self, ids_T: np.ndarray, *, max_new: int) -> list[int]:
         """Continue a prompt greedily with a cache: ids_T -> ids."""
+        return list(self._call(self._generate, ids_T, max_new))
+
+    def _generate(self, ids_T: np.ndarray, max_new: int) -> list[int]:
         cache, ids = make_prompt_cache(self.model), [int(i) for i in ids_T]
         found: list[int] = []
         while len(found) < max_new:
@@ -108,16 +127,20 @@ class MlxModel:
         return found
 
 
+def _frequencies(rope: Any) -> np.ndarray:
+    return np.float32(1) / to_numpy(rope._freqs)
+
+
 def to_numpy(array: Any) -> np.ndarray:
     """Copy an array out of mlx: array -> array."""
     return np.array(array)
 
 
 class _Apart:
-    """A cache that begins at a position and holds nothing from before; it sees what is cached."""
+    """A cache that knows positions and holds nothing from before; it sees what is cached."""
 
-    def __init__(self, offset: int, base: str, found: dict[str, np.ndarray]) -> None:
-        self.offset = offset
+    def __init__(self, position_T: np.ndarray, base: str, found: dict[str, np.ndarray]) -> None:
+        self.offset = mx.array(position_T.astype(np.int32))
         self._base, self._found = base, found
 
     def make_mask(self, count: int, **_options: Any) -> Any:
@@ -146,6 +169,16 @@ class _Watched:
         return getattr(self._module, name)
 
 
+class _RowByRow:
+    """A rotation that takes the tokens as rows of a batch, each with its own offset."""
+
+    def __init__(self, rope: Any) -> None:
+        self._rope = rope
+
+    def __call__(self, x: Any, offset: Any) -> Any:
+        return self._rope(x.transpose(2, 1, 0, 3), offset).transpose(2, 1, 0, 3)
+
+
 @contextmanager
 def _recording(model: Any, config: Config, found: dict[str, np.ndarray]) -> Iterator[None]:
     """Watch every module that has a tap, by its name in its parent."""
@@ -166,7 +199,7 @@ def _recording(model: Any, config: Config, found: dict[str, np.ndarray]) -> Iter
 
         module = getattr(parent, name)
         undo.append((parent, name, module))
-        setattr(parent, name, _Watched(module, see))
+        setattr(parent, name, _Watched(_RowByRow(module) if name == "rope" else module, see))
 
     watch(model.model, "embed_tokens", after="embed")
     last = config.num_hidden_layers - 1

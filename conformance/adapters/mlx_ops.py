@@ -66,8 +66,7 @@ def yarn_inv_freq(
     beta_slow: float = 1.0,
     dtype: Any = np.float64,
 ) -> np.ndarray:
-    """Compute frequencies with YarnRoPE: scalars -> inv_freq_Z float32."""
-    _only(np.dtype(dtype) == np.float32, "frequencies that are not float32")
+    """Compute frequencies with YarnRoPE: scalars -> inv_freq_Z float32, whatever dtype."""
     rope = YarnRoPE(
         rope_width,
         base=base,

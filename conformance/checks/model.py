@@ -8,8 +8,8 @@ import numpy as np
 from conformance import compare
 from conformance.checks.observe import Observed, load, observe
 from conformance.compare import find_precision
-from conformance.engine import Engine, EngineError
-from conformance.forcing import Finding, Forced, findings, reference_model
+from conformance.engine import Engine, EngineError, NotOffered
+from conformance.forcing import Finding, Forced, Reference, findings
 from conformance.profiles import Prompt, prompts
 from conformance.results import Agreement, Result, Verdict
 from conformance.spec import find_requirement, read_limits
@@ -39,6 +39,9 @@ def check_model(
             observed = observe(runner, prompt, checkpoint)
         except EngineError as error:
             yield from _all([prompt], levels, Verdict.ERRORED, str(error))
+            continue
+        except NotOffered as reason:
+            yield from _all([prompt], levels, Verdict.SKIPPED, str(reason))
             continue
         if "L3" in levels:
             yield from check_layers(engine, checkpoint, prompt, observed)
@@ -72,12 +75,10 @@ def check_layers(
     engine: Engine, checkpoint: Path, prompt: Prompt, observed: Observed
 ) -> Iterator[Result]:
     """Judge each tensor from the engine's own inputs: -> one result per requirement."""
-    precision = find_precision(engine.info.precision)
-    taps = observed.taps
+    precision, taps = find_precision(engine.info.precision), observed.taps
+    reference = Reference(checkpoint, engine.info.numerics, observed.inv_freq_Z)
     judged = list(
-        findings(checkpoint, prompt.ids_T, prompt.position_T, taps, precision, engine.info.numerics)
-        if taps
-        else ()
+        findings(reference, prompt.ids_T, prompt.position_T, taps, precision) if taps else ()
     )
     for name in LAYER_REQUIREMENTS:
         mine = [f for f in judged if f.requirement == f"layer:{name}"]
@@ -106,9 +107,12 @@ def check_logits(
     engine: Engine, checkpoint: Path, prompt: Prompt, observed: Observed
 ) -> Iterator[Result]:
     """Judge logits and routing of a free run: -> two results."""
-    model = reference_model(checkpoint, engine.info.numerics)
+    reference = Reference(checkpoint, engine.info.numerics, observed.inv_freq_Z)
+    model = reference.model()
     recorder = Recorder(".moe.router.")
     expected_TW = model.forward(prompt.ids_T, prompt.position_T, trace=recorder)
+    if observed.normalised:
+        expected_TW = compare.log_probabilities(expected_TW)
     found_TW = observed.logits_TW
     if find_precision(engine.info.precision).store < 2.0**-20:
         agreement = compare.logits_agree(found_TW, expected_TW)
@@ -117,7 +121,7 @@ def check_logits(
         yield result
         yield _routing(prompt, observed, recorder, model)
         return
-    yield _graded(prompt, engine, checkpoint, observed, expected_TW)
+    yield _graded(prompt, engine.info.precision, reference, observed, expected_TW)
     message = "routing of a low precision is judged by layers"
     yield _result(prompt, "model:routing", Verdict.SKIPPED, message)
 
@@ -162,15 +166,18 @@ def _routing(prompt: Prompt, observed: Observed, recorder: Recorder, model: Mode
 
 
 def _graded(
-    prompt: Prompt, engine: Engine, checkpoint: Path, observed: Observed, expected_TW: np.ndarray
+    prompt: Prompt,
+    precision: str,
+    reference: Reference,
+    observed: Observed,
+    expected_TW: np.ndarray,
 ) -> Result:
     """Grade a low precision by its divergence, its own routing replayed if known: -> Result."""
-    precision = engine.info.precision
     figures = _figures(observed.logits_TW, expected_TW)
     routing = {k: v for k, v in observed.taps.items() if k.endswith((".experts", ".weights"))}
     kind = "replayed" if routing else "free"
     if routing:
-        forced = Forced(reference_model(checkpoint, engine.info.numerics), routing)
+        forced = Forced(reference.model(), routing)
         replayed_TW = forced.run(prompt.ids_T, prompt.position_T)["logits"]
         replayed = _figures(observed.logits_TW, replayed_TW)
         figures |= {f"replayed_{name}": value for name, value in replayed.items()}

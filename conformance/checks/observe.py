@@ -19,6 +19,10 @@ class Observed:
 
     logits_TW: np.ndarray
     taps: dict[str, np.ndarray]
+    normalised: bool = False
+    """the logits are log-probabilities: a server gives no others"""
+    inv_freq_Z: np.ndarray | None = None
+    """the engine's own frequency table, which the reference then rotates with as well"""
 
 
 class Collector:
@@ -51,4 +55,9 @@ def observe(runner: Runner, prompt: Prompt, checkpoint: Path) -> Observed:
     wanted_TW = np.zeros((len(prompt.ids_T), load_config(checkpoint).vocab_size))
     if problem := misfit(logits_TW, wanted_TW):
         raise EngineError(f"logits: {problem}")
-    return Observed(logits_TW, collector.taps)
+    return Observed(
+        logits_TW,
+        collector.taps,
+        normalised=bool(getattr(runner, "normalised", False)),
+        inv_freq_Z=getattr(runner, "inv_freq_Z", None),
+    )

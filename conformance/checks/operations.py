@@ -10,7 +10,7 @@ import numpy as np
 from conformance.calls import answers, arguments
 from conformance.cases import Case
 from conformance.compare import Precision, find_precision
-from conformance.engine import Engine, EngineError, attempt
+from conformance.engine import Engine, EngineError, NotOffered, attempt
 from conformance.judge import inputs, judge
 from conformance.results import Result, Verdict
 from conformance.spec import find_requirement
@@ -50,6 +50,8 @@ def _judged(
     try:
         with np.errstate(all="ignore"):
             found = answers(case.op, attempt(function, *positional, **keyword))
+    except NotOffered as reason:
+        return _said(blank, Verdict.SKIPPED, str(reason))
     except (EngineError, ValueError, TypeError) as error:
         return _said(blank, Verdict.ERRORED, str(error))
     agreement = judge(case, found, precision, engine.info.numerics)

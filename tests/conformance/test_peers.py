@@ -84,9 +84,12 @@ def test_a_float32_engine_agrees_at_every_position_it_takes(
     assert share <= NMSE_LIMIT
 
 
-def test_scattered_positions_are_no_packed_sequences(checkpoints: dict[str, Path]) -> None:
+@pytest.mark.parametrize("address", ["hf:", "mlx:"])
+def test_scattered_positions_are_no_packed_sequences(
+    checkpoints: dict[str, Path], address: str
+) -> None:
     position_T = np.sort(np.random.default_rng(1).choice(262_144, 48, replace=False))
-    assert disagreement(opened("hf:"), checkpoints["nano"], position_T) <= NMSE_LIMIT
+    assert disagreement(opened(address), checkpoints["nano"], position_T) <= NMSE_LIMIT
 
 
 def test_llama_cpp_without_the_hint_computes_another_model(checkpoints: dict[str, Path]) -> None:
