@@ -16,6 +16,7 @@ COMMANDS = (
     "conformance.bisect",
     "conformance.commands",
     "conformance.mutants",
+    "conformance.report.commands",
     "conformance.vectors",
 )
 

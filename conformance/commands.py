@@ -16,7 +16,12 @@ from k2ref import oracle
 from k2ref.errors import InputError
 
 # option of `run` -> module:function(path, run) that writes it, and its help
-OUTPUTS: dict[str, tuple[str, str]] = {}
+OUTPUTS: dict[str, tuple[str, str]] = {
+    "badge": ("conformance.report.exchange:write_badge", "a badge, as .svg or .json"),
+    "ctrf": ("conformance.report.exchange:write_ctrf", "a CTRF 1.0.0 report"),
+    "junit": ("conformance.report.exchange:write_junit", "JUnit XML"),
+    "report": ("conformance.report.page:write_html", "one HTML page with figures"),
+}
 
 
 def add_commands(commands: Any) -> None:

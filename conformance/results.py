@@ -124,9 +124,12 @@ def load_run(path: Path) -> Run:
         raise InputError(f"{path}: not a run of schema {SCHEMA}: {error}") from None
 
 
+_FIGURES = ("measure", "limit", "tau", "bound_use", "seconds")
+
+
 def _result(line: dict[str, Any]) -> Result:
     where = line["where"]
-    line = {k: float(v) if v in ("inf", "-inf", "nan") else v for k, v in line.items()}
+    line |= {k: float(line[k]) for k in _FIGURES if line[k] is not None}
     return Result(
         **{
             **line,

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from conformance import compare
+from conformance.checks.angles import TAP, angle_errors
 from conformance.checks.observe import Observed, load, observe
 from conformance.compare import find_precision
 from conformance.engine import Engine, EngineError, NotOffered
@@ -86,7 +87,10 @@ def check_layers(
             message = "the engine reports no tensor of this"
             yield _result(prompt, f"layer:{name}", Verdict.SKIPPED, message)
             continue
-        yield _worst(prompt, mine)
+        result = _worst(prompt, mine)
+        if name == "attention" and TAP in taps:
+            result.data["angle_error"] = angle_errors(reference, prompt, taps)
+        yield result
 
 
 def _worst(prompt: Prompt, mine: list[Finding]) -> Result:

@@ -140,7 +140,7 @@ FORKS = {
     "no_kvnorm": Fork(
         "L0.attn.latent",
         "catalogue, no thread",
-        INIT.format(change="self.kv_a_layernorm = torch.nn.Identity()"),
+        INIT.format(change="self.kv_a_layernorm.forward = lambda x: x"),
     ),
     "gain1p": Fork(
         "L0.attn.norm",
@@ -157,7 +157,7 @@ FORKS = {
         + "right = m.DeepseekV3MLP.__init__\n"
         + "def init(self, *args, **kwargs):\n"
         + "    right(self, *args, **kwargs)\n"
-        + "    self.act_fn = torch.nn.functional.gelu\n"
+        + "    self.act_fn = torch.nn.GELU()\n"
         + "m.DeepseekV3MLP.__init__ = init\n",
     ),
     "gate_up": Fork(

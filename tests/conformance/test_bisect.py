@@ -3,15 +3,18 @@
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from conformance.__main__ import main
 from conformance.bisect import bisect
-from conformance.engine import Namespace
+from conformance.engine import Namespace, open_engine
 from k2ref import oracle
 from k2ref.config import NANO
 from k2ref.synth import make_checkpoint
@@ -73,17 +76,43 @@ def test_an_engine_without_tensors_is_told_what_is_needed(checkpoint: Path) -> N
         next(bisect(Namespace(silent, name="silent"), checkpoint))
 
 
+@contextmanager
+def restored(module: Any) -> Iterator[None]:
+    """Undo afterwards what a patch did to a module and its classes."""
+    classes = [c for c in vars(module).values() if isinstance(c, type)]
+    kept = [(place, dict(vars(place))) for place in (module, *classes)]
+    try:
+        yield
+    finally:
+        for place, before in kept:
+            for name, value in before.items():
+                if vars(place).get(name) is not value:
+                    setattr(place, name, value)
+
+
 @pytest.mark.peer
+@pytest.mark.filterwarnings("ignore")  # of the library
 @pytest.mark.parametrize("name", FORKS)
 def test_a_bug_planted_in_transformers_is_named_at_its_tensor(
     checkpoint: Path, tmp_path: Path, name: str
 ) -> None:
     pytest.importorskip("transformers", reason="transformers is of the extra `peers`")
+    from transformers.models.deepseek_v3 import modeling_deepseek_v3
+
     patch = tmp_path / "fork.py"
     patch.write_text(FORKS[name].source)
+    with restored(modeling_deepseek_v3):
+        near = next(bisect(open_engine(f"hf:,patch={patch}"), checkpoint))
+    assert near.first is not None
+    assert near.first.tap == FORKS[name].tap
+
+
+@pytest.mark.peer
+def test_the_command_names_a_fork_s_bug(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is of the extra `peers`")
+    patch = tmp_path / "fork.py"
+    patch.write_text(FORKS["rs2"].source)
     command = [sys.executable, "-m", "conformance", "bisect", f"hf:{checkpoint},patch={patch}"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 1, run.stderr
-    first = [line for line in run.stdout.splitlines() if "first tensor that differs" in line]
-    assert first, run.stdout
-    assert all(f" {FORKS[name].tap} " in line for line in first), run.stdout
+    assert run.stdout.count("first tensor that differs is L1.moe.router.weights") == 2
