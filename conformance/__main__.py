@@ -15,6 +15,7 @@ COMMANDS = (
     "conformance.agent.commands",
     "conformance.bisect",
     "conformance.commands",
+    "conformance.export",
     "conformance.mutants",
     "conformance.report.commands",
     "conformance.vectors",

@@ -94,7 +94,7 @@ def run_run(options: argparse.Namespace) -> int:
     for sentence in stale(known, run.results, today=date.today()):
         print(f"stale: {sentence}", file=sys.stderr)
     print(summary(run))
-    _write(options, run)
+    write_outputs(options, run)
     return exit_code(run.results, known, today=date.today())
 
 
@@ -109,7 +109,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(levels, only, options.seed, options.checkpoint, options.properties)
 
 
-def _write(options: argparse.Namespace, run: Run) -> None:
+def write_outputs(options: argparse.Namespace, run: Run) -> None:
+    """Write a run in every form that was asked for: options, run."""
     if options.results:
         save_run(options.results, run)
     for name, (address, _) in OUTPUTS.items():
