@@ -13,9 +13,9 @@ from k2ref.errors import InputError
 # modules with `add_commands(subparsers)`; each command sets `run`, a function options -> exit code
 COMMANDS = (
     "conformance.agent.commands",
+    "conformance.api.commands",
     "conformance.bisect",
     "conformance.commands",
-    "conformance.export",
     "conformance.mutants",
     "conformance.report.commands",
     "conformance.vectors",

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from conformance.api.commands import add_endpoint_options, judge_endpoint
 from conformance.baseline import Exit, exit_code, load_baseline, stale
 from conformance.engine import Namespace, open_engine
 from conformance.results import Run, Verdict, save_run
@@ -44,11 +45,14 @@ def add_commands(commands: Any) -> None:
     judged.add_argument("--results", type=Path, metavar="OUT.jsonl", help="every result, as data")
     for name, (_, help_) in OUTPUTS.items():
         judged.add_argument(f"--{name}", type=Path, metavar="OUT", help=help_)
+    add_endpoint_options(judged)
     judged.set_defaults(run=run_run)
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("engine", help="module:NAME, or another scheme with its address")
+    parser.add_argument(
+        "engine", help="module:NAME, https://…/v1, or another scheme with its address"
+    )
     parser.add_argument("--precision", choices=("f64", "f32", "bf16"), help="declared precision")
 
 
@@ -78,6 +82,8 @@ def run_smoke(options: argparse.Namespace) -> int:
 
 def run_run(options: argparse.Namespace) -> int:
     """Run the suite, print and write the results: options -> exit code."""
+    if options.engine.startswith(("http://", "https://")):
+        return _run_endpoint(options)
     plan = _plan(options)
     known = load_baseline(options.known) if options.known else []
     engine = open_engine(options.engine, precision=options.precision)
@@ -94,7 +100,19 @@ def run_run(options: argparse.Namespace) -> int:
     for sentence in stale(known, run.results, today=date.today()):
         print(f"stale: {sentence}", file=sys.stderr)
     print(summary(run))
-    write_outputs(options, run)
+    _write(options, run)
+    return exit_code(run.results, known, today=date.today())
+
+
+def _run_endpoint(options: argparse.Namespace) -> int:
+    known = load_baseline(options.known) if options.known else []
+    run = judge_endpoint(options)
+    if run is None:
+        return Exit.OK
+    for sentence in stale(known, run.results, today=date.today()):
+        print(f"stale: {sentence}", file=sys.stderr)
+    print(summary(run))
+    _write(options, run)
     return exit_code(run.results, known, today=date.today())
 
 
@@ -109,8 +127,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(levels, only, options.seed, options.checkpoint, options.properties)
 
 
-def write_outputs(options: argparse.Namespace, run: Run) -> None:
-    """Write a run in every form that was asked for: options, run."""
+def _write(options: argparse.Namespace, run: Run) -> None:
     if options.results:
         save_run(options.results, run)
     for name, (address, _) in OUTPUTS.items():
