@@ -20,6 +20,7 @@ from k2tools.sandbox.inside.attempts import QUICK
 from k2tools.sandbox.jail import Jail, Tier
 from k2tools.sandbox.process import SandboxError
 
+TIERS: tuple[Tier, ...] = ("bubblewrap", "landlock")  # the best first
 PROBE_S = 20.0
 GET_A_TIER = (
     "install bubblewrap (apt-get install bubblewrap, dnf install bubblewrap), or run on Linux 6.12 "
@@ -49,7 +50,7 @@ async def survey(jail: Jail, gateway: str = "") -> list[Rung]:
 async def choose(jail: Jail) -> Jail:
     """Take the best tier that works. Raises SandboxError with the reasons and the way out."""
     refused = []
-    for tier in ("bubblewrap", "landlock"):
+    for tier in TIERS:
         rung = await tried(jail, tier, "")
         if rung.works:
             return _in(jail, tier)

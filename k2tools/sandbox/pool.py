@@ -41,18 +41,17 @@ class Pool:
         """Hand out a sandbox that nobody has used: a warm one, or one started now."""
         self._used = {kernel for kernel in self._used if kernel.alive}
         self._room.set()
-        while self._warm:
-            kernel = self._warm.popleft()
-            if kernel.alive:
-                break
-        else:
-            kernel = await self._start(preload=())
+        kernel = await self._next()
         self._used.add(kernel)
         return kernel
 
-    async def watched(self, kernel: LocalKernel) -> None:
-        """Measure once more, now that a cell has ended."""
-        await self._watchdog.inspect({kernel.inmate})
+    async def _next(self) -> LocalKernel:
+        if await self._watchdog.full():
+            return await self._start(self._jail.with_limits(file_bytes=0))
+        while self._warm:
+            if (kernel := self._warm.popleft()).alive:
+                return kernel
+        return await self._start(self._jail)
 
     async def close(self) -> None:
         """End every sandbox."""
@@ -73,13 +72,13 @@ class Pool:
             self._room = anyio.Event()
             while len(self._warm) < self._size:
                 try:
-                    self._warm.append(await self._start(self._preload))
+                    self._warm.append(await self._start(self._jail, self._preload))
                 except (SandboxError, OSError):
                     break  # the next call tries again and reports
             await self._room.wait()
 
-    async def _start(self, preload: tuple[str, ...]) -> LocalKernel:
-        kernel = LocalKernel(self._jail, preload=preload, max_output_bytes=self._max_output_bytes)
+    async def _start(self, jail: Jail, preload: tuple[str, ...] = ()) -> LocalKernel:
+        kernel = LocalKernel(jail, preload=preload, max_output_bytes=self._max_output_bytes)
         kernel.why = lambda inmate: self._watchdog.reasons.get(inmate, "")
         self._group.start_soon(kernel.pump)
         try:

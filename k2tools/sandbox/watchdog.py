@@ -59,6 +59,7 @@ class Watchdog:
     def __init__(self, workspace: str, limits: Limits) -> None:
         self._workspace, self._limits = workspace, limits
         self._base: Usage | None = None
+        self._full, self._ceiling = False, Usage(0, 0)
         self.reasons: dict[Inmate, str] = {}
 
     @property
@@ -95,16 +96,36 @@ class Watchdog:
         self.reasons.setdefault(inmate, reason)
         inmate.kill()
 
+    async def full(self) -> bool:
+        """Say whether the workspace is over its limit since a sandbox was ended for it.
+
+        Code may then run that can write nothing: somebody has to remove files.
+        """
+        if self._full:
+            now = await anyio.to_thread.run_sync(measure, self._workspace, self.most_files)
+            self._full = bool(self._excess(now))
+            self._ceiling = now
+        return self._full
+
     def _workspace_over(self) -> str:
-        base, limits = self._base or Usage(0, 0), self._limits
+        """Measure the workspace: -> how it passed its limit, or ""."""
         now = measure(self._workspace, self.most_files)
+        excess = self._excess(now)
+        allowed = (
+            self._full and now.bytes <= self._ceiling.bytes and now.files <= self._ceiling.files
+        )
+        if not excess or allowed:
+            return ""
+        self._full, self._ceiling = True, Usage(0, 0)
+        return excess
+
+    def _excess(self, now: Usage) -> str:
+        base, limits = self._base or Usage(0, 0), self._limits
         if now.bytes - base.bytes > limits.workspace_bytes:
-            return (
-                f"the workspace grew by {now.bytes - base.bytes >> 20} MiB, the limit is "
-                f"{limits.workspace_bytes >> 20} MiB"
-            )
+            grown, limit = now.bytes - base.bytes >> 20, limits.workspace_bytes >> 20
+            return f"the workspace grew by {grown} MiB, the limit is {limit} MiB; remove files"
         if now.files - base.files > limits.workspace_files:
-            return f"the workspace grew by more than {limits.workspace_files} files"
+            return f"the workspace grew by more than {limits.workspace_files} files; remove some"
         return ""
 
     def _over(self, inmate: Inmate) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import anyio
 import pytest
 
 from k2tools.runlog import verify
+from k2tools.sandbox import ladder
+from k2tools.sandbox.jail import Tier
+from k2tools.sandbox.launcher import descendants
 from k2tools.settings import Settings
 from tests.k2tools import canaries
 from tests.k2tools.conftest import Connect, text
-from tests.k2tools.tiers import ANY_TIER
+from tests.k2tools.tiers import ANY_TIER, TIERS
 
 pytestmark = [pytest.mark.anyio, ANY_TIER]
 
@@ -256,14 +260,124 @@ async def test_one_call_runs_one_waits_and_more_are_refused(connect: Connect) ->
     assert sum("(no output)" in a for a in answers) == 2
 
 
-async def test_handles_belong_to_nobody_else_and_close_leaves_no_process(
-    connect: Connect, settings: Settings
+async def test_a_guessed_handle_opens_nothing_and_the_end_leaves_no_process(
+    connect: Connect,
 ) -> None:
+    before = set(descendants(os.getpid()))
     async with connect() as client:
-        await text(client, "python", code=f"token = '{settings.workspace}'", session="new")
+        await text(client, "python", code="token = 1", session="new")
+        assert set(descendants(os.getpid())) > before
         guess = await text(client, "python", code="token", session="py_" + "A" * 22)
         assert "unknown or expired" in guess
-    assert not canaries.processes_with(str(settings.workspace))
+    assert set(descendants(os.getpid())) <= before
+
+
+async def test_the_least_used_session_makes_room(connect: Connect, settings: Settings) -> None:
+    async with connect(dataclasses.replace(settings, max_sessions=1)) as client:
+        first = await text(client, "python", code="1", session="new")
+        await text(client, "python", code="1", session="new")
+        handle = first.split("\n")[0].removeprefix("session ")
+        assert "unknown or expired" in await text(client, "python", code="1", session=handle)
+
+
+async def test_a_cancelled_call_stops_and_its_session_keeps_its_variables(
+    connect: Connect,
+) -> None:
+    async with connect() as client:
+        first = await text(client, "python", code="n = 0\nimport time", session="new")
+        handle = first.split("\n")[0].removeprefix("session ")
+        with anyio.move_on_after(0.5):
+            code = "while True:\n    n += 1\n    time.sleep(0.01)"
+            await client.call_tool("python", {"code": code, "session": handle})
+        with anyio.fail_after(10):
+            answer = await text(client, "python", code="time.sleep(0.1)\nn", session=handle)
+            again = await text(client, "python", code="n", session=handle)
+        assert answer.split("\n")[0] == again.split("\n")[0] != "0"
+
+
+async def test_figures_become_files_that_the_text_describes(
+    connect: Connect, settings: Settings
+) -> None:
+    pytest.importorskip("matplotlib")
+    code = (
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2, 4])\nplt.title('growth')\nplt.show()\n"
+        "print('then')\nplt.bar(['a', 'b'], [1, 2])\nplt.gcf()"
+    )
+    async with connect() as client:
+        answer = await text(client, "python", code=code, timeout_s=50)
+    first, then, second, files, _ = answer.split("\n")
+    assert first == "[figure: outputs/figure_1.png; 'growth', 1 lines]"
+    assert then == "then"
+    assert second == "[figure: outputs/figure_2.png; 2 patches]"
+    assert files.startswith("[files: outputs/figure_1.png new ")
+    data = (settings.workspace / "outputs/figure_1.png").read_bytes()
+    assert data.startswith(b"\x89PNG")
+
+
+async def test_a_table_that_is_not_shown_whole_is_saved(
+    connect: Connect, settings: Settings
+) -> None:
+    pytest.importorskip("pandas")
+    code = "import pandas as pd\ndisplay(pd.Series([7], name='s'))\npd.DataFrame({'a': range(200)})"
+    async with connect() as client:
+        answer = await text(client, "python", code=code, timeout_s=50)
+    assert "Name: s, dtype: int64" in answer
+    assert "[200 rows x 1 columns]\n[table: outputs/table_1.csv]" in answer
+    assert len((settings.workspace / "outputs/table_1.csv").read_text().split()) == 201
+
+
+async def test_magics_are_refused_with_the_way_to_say_it(connect: Connect) -> None:
+    async with connect() as client:
+        answer = await text(client, "python", code="!ls")
+        assert "no ! or % commands here: use subprocess.run" in answer
+
+
+async def test_await_works_at_the_top_and_a_semicolon_keeps_quiet(connect: Connect) -> None:
+    code = "import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    return 5\nawait f()"
+    async with connect() as client:
+        assert await text(client, "python", code=code) == "5\n[r1]"
+        assert await text(client, "python", code="7;  # a comment") == "(no output)\n[r2]"
+
+
+async def test_a_full_workspace_ends_the_call_and_lets_code_remove_but_not_write(
+    connect: Connect, settings: Settings
+) -> None:
+    write = "for i in range(64):\n    open(f'big{i}', 'wb').write(bytes(2**20))\nwhile 1: 0"
+    async with connect(dataclasses.replace(settings, workspace_growth_bytes=2**24)) as client:
+        answer = await text(client, "python", code=write)
+        assert re.search(r"killed: the workspace grew by \d+ MiB, the limit is 16 MiB", answer)
+        assert "File too large" in await text(client, "python", code=write)
+        wait = "import time, os, glob\ntime.sleep(0.5)\n"
+        code = wait + "for f in glob.glob('big*'): os.remove(f)\n7"
+        assert (await text(client, "python", code=code)).startswith("7\n[files: big0 removed;")
+        assert "new 1 B" in await text(client, "python", code="open('small', 'w').write('x')")
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_each_tier_serves_sessions(
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    tier: Tier,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(ladder, "TIERS", (tier,))
+    async with connect() as client:
+        code = "import os, tempfile, subprocess, sys\nx = 1\nopen('made', 'w').write('a')\n"
+        code += "tempfile.NamedTemporaryFile().write(b'x')\n"
+        code += "subprocess.run([sys.executable, '-c', 'print(2)'], check=True)\nos.getuid() != 0"
+        first = await text(client, "python", code=code, session="new")
+        handle = first.split("\n")[0].removeprefix("session ")
+        assert "\n2\nTrue\n[files: made new 1 B]" in first
+        answer = await text(
+            client, "python", code="import shutil\nshutil.copy('made', 'b')\nx", session=handle
+        )
+        assert answer.startswith("1\n[files: b new 1 B]")
+    assert f"python runs in tier {tier}" in capsys.readouterr().err
+
+
+async def test_the_unsafe_flag_runs_python_unconfined(connect: Connect, settings: Settings) -> None:
+    async with connect(dataclasses.replace(settings, unsafe_no_sandbox=True)) as client:
+        assert "True" in await text(client, "python", code="import os\n'etc' in os.listdir('/')")
 
 
 async def test_calls_with_their_own_process_run_side_by_side(connect: Connect) -> None:
@@ -285,8 +399,6 @@ async def test_a_read_only_workspace_stays_as_it_is(connect: Connect, settings: 
 async def test_without_a_tier_python_says_how_to_get_one(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from k2tools.sandbox import ladder
-
     monkeypatch.setattr(ladder, "_missing", lambda tier: "not here")
     async with connect() as client:
         answer = await client.call_tool("python", {"code": "1"})
