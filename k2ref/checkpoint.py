@@ -5,7 +5,8 @@ keeps its scales. Arrays are views of memory-mapped files, so that only the expe
 routed to are ever read.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from k2ref.errors import InputError
 from k2ref.oracle.moe import Expert
 from k2ref.oracle.weights import Fp8, Int4, Weight
 from k2ref.shards import Entry, Maps, find_entries
+from k2ref.streaming import Residency, check_limit, following
 from k2ref.tensors import Tensor, tensors
 
 FLOATS = ("BF16", "F32", "F16", "F64")
@@ -24,8 +26,10 @@ INTEGERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
 class Checkpoint:
     """The tensors of a directory, named as in the text model without the prefix of K2.5."""
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, *, memory_bytes: int | None = None) -> None:
         """Open and check a checkpoint: directory -> Checkpoint.
+
+        `memory_bytes` limits the weights that stay in memory; those used earliest are let go.
 
         Raises:
             InputError: a broken file, or tensors that do not fit config.json.
@@ -36,13 +40,17 @@ class Checkpoint:
         prefix = self.config.prefix
         self._entries = {n[len(prefix) :]: e for n, e in found.items() if n.startswith(prefix)}
         self._shapes = {t.module: t.shape for t in tensors(self.config) if t.linear}
+        self._parts = self._group()
         self._maps = Maps()
+        self.residency = Residency(self._maps, memory_bytes)
         self.bytes_read: Counter[str] = Counter()
         """bytes of every tensor that was handed out, once however often it was asked for"""
         for tensor in tensors(self.config):
             self._check(tensor)
             if tensor.name.endswith("e_score_correction_bias"):
                 self._check_bias(tensor.name)
+        if memory_bytes is not None:
+            check_limit(memory_bytes, self._largest_part())
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Look at a tensor as it is stored: name -> read-only array."""
@@ -51,8 +59,43 @@ class Checkpoint:
         return self._maps.view(entry)
 
     def _whole(self, name: str) -> np.ndarray:
-        self._maps.fetch(self.entry(name))
+        self.residency.ask(self.entry(name))
         return self[name]
+
+    def row_blocks(self, name: str, rows: int) -> Iterator[np.ndarray]:
+        """Look at a matrix some rows at a time, the next ones asked for: name, rows -> blocks."""
+        entry = self.entry(name)
+        self.bytes_read[name] = entry.nbytes
+        row_bytes = entry.nbytes // entry.shape[0]
+        blocks = [
+            entry._replace(
+                shape=(min(rows, entry.shape[0] - first), *entry.shape[1:]),
+                start=entry.start + first * row_bytes,
+                nbytes=min(rows, entry.shape[0] - first) * row_bytes,
+            )
+            for first in range(0, entry.shape[0], rows)
+        ]
+        for block, after in zip(blocks, [*blocks[1:], blocks[-1]], strict=True):
+            self.residency.ask(block)
+            self.residency.ask(after)
+            yield self._maps.view(block)
+
+    def read_ahead(self, module: str) -> None:
+        """Ask for all tensors of a module, to be used soon: module."""
+        for entry in self._parts[module]:
+            self.residency.ask(entry)
+
+    def _group(self) -> dict[str, list[Entry]]:
+        """Sort the tensors of layers by what uses them: -> module of a part to entries."""
+        parts: dict[str, list[Entry]] = defaultdict(list)
+        for name, entry in self._entries.items():
+            if name.startswith("model.layers."):
+                parts[".".join(name.split(".")[:-2])].append(entry)
+        return parts
+
+    def _largest_part(self) -> int:
+        """Find the most bytes that are used as a whole: a feed-forward network, or attention."""
+        return max(sum(e.nbytes for e in part) for part in self._parts.values())
 
     def entry(self, name: str) -> Entry:
         """Find where a tensor lies: name -> entry."""
@@ -84,9 +127,12 @@ class Checkpoint:
         """Look at the three weights of a feed-forward network: module -> Expert."""
         return Expert(*(self.weight(f"{module}.{part}_proj") for part in ("gate", "up", "down")))
 
-    def experts(self, layer: int) -> "LayerExperts":
-        """Hand out the routed experts of a layer when asked for: layer -> experts by index."""
-        return LayerExperts(self, layer)
+    def experts(self, layer: int, order: Iterable[int] = ()) -> "LayerExperts":
+        """Hand out the routed experts of a layer when asked for: layer -> experts by index.
+
+        `order` says which will be asked for, in increasing order, so that they are read ahead.
+        """
+        return LayerExperts(self, layer, order)
 
     def _is_packed(self, module: str) -> bool:
         return f"{module}.weight_packed" in self._entries
@@ -147,10 +193,14 @@ class Checkpoint:
 class LayerExperts:
     """The routed experts of one layer, each looked at when it is asked for."""
 
-    def __init__(self, checkpoint: Checkpoint, layer: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, layer: int, order: Iterable[int] = ()) -> None:
         self.checkpoint = checkpoint
-        self.layer = layer
+        self.base = f"model.layers.{layer}.mlp.experts"
+        self.order = tuple(order)
 
     def __getitem__(self, expert: int) -> Expert:
-        """Look at one expert: index -> Expert."""
-        return self.checkpoint.feed_forward(f"model.layers.{self.layer}.mlp.experts.{expert}")
+        """Look at one expert, and ask for the next ones: index -> Expert."""
+        found = self.checkpoint.feed_forward(f"{self.base}.{expert}")
+        for later in following(self.order, expert):
+            self.checkpoint.read_ahead(f"{self.base}.{later}")
+        return found

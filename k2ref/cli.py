@@ -15,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from k2ref.bench import add_bench_command
 from k2ref.chat_cli import add_chat_commands, add_chat_options, answer
 from k2ref.checkpoint import Checkpoint
 from k2ref.config import PRESETS
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     make.set_defaults(run=run_make_checkpoint)
 
     add_chat_commands(commands)
+    add_bench_command(commands)
     demo = commands.add_parser("demo", help="make a small checkpoint, run it, show what happens")
     demo.set_defaults(run=run_demo)
     return parser
@@ -105,6 +107,9 @@ def _add_model(parser: argparse.ArgumentParser, *, ops: str | None) -> Any:
     parser.add_argument(
         "--numerics", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=keys
     )
+    parser.add_argument(
+        "--memory", type=_bytes, metavar="8G", help="weights that may stay in memory"
+    )
     parser.add_argument("--inv-freq", type=Path, metavar="F.npy", help="a frequency table")
     return ids
 
@@ -122,6 +127,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _bytes(text: str) -> int:
+    number, unit = text.rstrip("KMGT"), text.lstrip("0123456789")
+    if not number.isdecimal() or unit not in ("", *"KMGT"):
+        raise argparse.ArgumentTypeError(f"wanted bytes like 8G or 500M, got {text!r}")
+    return int(number) << (10 * " KMGT".index(unit or " "))
+
+
 def _prompt(options: argparse.Namespace) -> np.ndarray:
     ids_T: np.ndarray = options.ids if options.ids_file is None else load_array(options.ids_file)
     return ids_T
@@ -130,7 +142,7 @@ def _prompt(options: argparse.Namespace) -> np.ndarray:
 def _model(options: argparse.Namespace, numerics: Numerics) -> Model:
     table_Z = None if options.inv_freq is None else load_array(options.inv_freq)
     return Model(
-        Checkpoint(options.directory),
+        Checkpoint(options.directory, memory_bytes=options.memory),
         ops=_ops(options),
         dtype=DTYPES[options.dtype],
         numerics=numerics,
@@ -184,7 +196,7 @@ def run_forward(options: argparse.Namespace) -> None:
     model, ids_T = _model(options, numerics), _prompt(options)
     position_T = None if options.positions is None else load_array(options.positions)
     recorder = Recorder() if options.trace else Recorder(".moe.router.")
-    with layer_progress(model.config) as advance:
+    with layer_progress(model.config, model.checkpoint.residency) as advance:
 
         def trace(name: str, array: np.ndarray, /) -> None:
             advance(name, array)

@@ -190,14 +190,14 @@ class Model:
     def _experts(self, layer: int, x_TD: np.ndarray, tap: Trace) -> np.ndarray:
         base, ops, numerics = f"model.layers.{layer}.mlp", self.ops, self.numerics
         in_float32 = numerics.router_dtype == "float32"
-        w_ED = self.checkpoint[f"{base}.gate.weight"]
+        w_ED = self.checkpoint.weight(f"{base}.gate")
         logits_TE = ops.router_logits(x_TD, w_ED, in_float32=in_float32)
         routing = self._route(logits_TE, self.checkpoint[f"{base}.gate.e_score_correction_bias"])
         tap("moe.router.logits", logits_TE)
         tap("moe.router.scores", ops.router_scores(logits_TE))
         tap("moe.router.experts", routing.experts_TK)
         tap("moe.router.weights", routing.weights_TK)
-        experts = self.checkpoint.experts(layer)
+        experts = self.checkpoint.experts(layer, np.unique(routing.experts_TK).tolist())
         out_TD = ops.moe(x_TD, routing, experts, dequant=numerics.dequant)
         tap("moe.routed", out_TD)
         if self.config.n_shared_experts:
@@ -246,9 +246,9 @@ class Model:
 
     def _head(self, hidden_TD: np.ndarray) -> np.ndarray:
         tied = self.config.tie_word_embeddings
-        w_WD = self.checkpoint["model.embed_tokens.weight" if tied else "lm_head.weight"]
-        blocks = range(0, len(w_WD), HEAD_ROWS)
-        rows = [self.ops.linear(hidden_TD, w_WD[b : b + HEAD_ROWS]) for b in blocks]
+        name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+        blocks = self.checkpoint.row_blocks(name, HEAD_ROWS)
+        rows = [self.ops.linear(hidden_TD, w_WD) for w_WD in blocks]
         return np.concatenate(rows, axis=1)
 
     def _check(

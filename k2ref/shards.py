@@ -118,6 +118,14 @@ class Maps:
             length = entry.start + entry.nbytes - start
             self.map(entry.path).madvise(mmap.MADV_WILLNEED, start, length)
 
+    def drop(self, entry: Entry) -> None:
+        """Let go of a tensor's pages; whoever looks again reads them again: entry."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            start = -(-entry.start // mmap.PAGESIZE) * mmap.PAGESIZE
+            length = (entry.start + entry.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
+            if length > 0:  # pages that it shares with its neighbours stay
+                self.map(entry.path).madvise(mmap.MADV_DONTNEED, start, length)
+
     def view(self, entry: Entry) -> np.ndarray:
         """Look at a tensor without reading it: entry -> read-only array of its shape and type."""
         flat = np.frombuffer(

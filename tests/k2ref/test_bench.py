@@ -1,0 +1,107 @@
+"""The benchmark's tables, on sizes that tell nothing about speed."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+from k2ref import bench, bench_peers, bench_tables, oracle
+
+KEYS = {"shape", "threads", "gbps", "read_gbps", "ratio", "rel_error", "peer"}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch) -> None:
+    sizes = {
+        "SHAPES": ((8, 128), (12, 64)),
+        "D": 64,
+        "F": 32,
+        "E": 6,
+        "K": 2,
+        "READ_BYTES": 1 << 18,
+        "MATRICES": 2,
+        "TOKENS": (1, 3),
+        "POSITIONS": (20, 40),
+        "HEADS": (2, 8, 16, 8, 32),
+        "SGEMM": (8, 8, 8),
+        "DIFFERENT": 2,
+    }
+    for name, size in sizes.items():
+        monkeypatch.setattr(bench_tables, name, size)
+
+
+def half(codes_ML: np.ndarray, scale_MG: np.ndarray, threads: int) -> bench_peers.Product:
+    """Prepare a product that rounds activations to float16."""
+    packed_MP = oracle.int4_pack(codes_ML)
+    return lambda x_1L: oracle.int4_linear(
+        x_1L.astype(np.float16).astype(np.float32), packed_MP, scale_MG
+    )
+
+
+def run(*arguments: str) -> None:
+    parser = argparse.ArgumentParser()
+    bench.add_bench_command(parser.add_subparsers(required=True))
+    options = parser.parse_args(["bench", "--turns", "2", *arguments])
+    options.run(options)
+
+
+def test_every_table_is_printed_written_and_drawn(tmp_path, capsys, monkeypatch) -> None:
+    peers = (
+        bench_peers.Peer("half", (), half),
+        bench_peers.Peer("other", ("no_such_package",), half),
+    )
+    monkeypatch.setattr(bench_peers, "PEERS", peers)
+    figures, picture = tmp_path / "f.json", tmp_path / "f.png"
+    run("--tokens", "5", "--json", str(figures), "--plot", str(picture))
+    tables = json.loads(figures.read_text(encoding="utf-8"))
+    rows = tables["int4_one_token"]
+    assert all(set(row) == KEYS for row in rows)
+    assert {row["peer"] for row in rows} == {"", "half"}
+    assert {row["shape"] for row in rows} == {"8x128", "12x64"}
+    assert all(row["rel_error"] < 1e-6 for row in rows if not row["peer"])
+    assert all(1e-5 < row["rel_error"] < 1e-2 for row in rows if row["peer"])
+    assert [row["tokens"] for row in tables["int4_tokens"]] == [1, 3, 1, 3]
+    assert [row["weights"] for row in tables["other_weights_one_token"]] == ["bf16", "fp8"]
+    assert tables["moe_layer"][0]["experts"] <= 6
+    assert [row["positions"] for row in tables["attention_decode"]] == [20, 40]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "int4 one token" in printed
+    assert "skipped other: not installed: no_such_package" in printed
+
+
+def test_a_table_can_be_asked_for_alone(capsys) -> None:
+    run("--only", "forms", "--no-peers")
+    printed = capsys.readouterr().out
+    assert "other weights" in printed
+    assert "int4" not in printed
+
+
+def test_times_are_taken_in_turns() -> None:
+    order: list[str] = []
+    works = [lambda: order.append("a"), lambda: order.append("b")]
+    seconds = bench_tables.in_turns(works, 3)
+    assert order == ["a", "b"] * 4  # once to wake up
+    assert [len(times) for times in seconds] == [3, 3]
+
+
+def test_reading_once_sums_every_value() -> None:
+    kernels = bench_tables.load_kernels()
+    values = np.ones((3, kernels._machine.STRIPE // 4), np.float32)
+    assert kernels._machine.read_once(values) == values.size
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("peer", bench_peers.PEERS, ids=lambda peer: peer.name)
+def test_a_peer_multiplies_the_same_matrix(peer) -> None:
+    if lacking := bench_peers.missing(peer):
+        pytest.skip(f"not installed: {', '.join(lacking)}")
+    random = np.random.default_rng(1)
+    weight = bench_tables.draw_int4(random, 64, 256)
+    x_1L = random.standard_normal((1, 256), np.float32)
+    codes_ML = oracle.int4_unpack(weight.packed_MP, 256)
+    product = peer.prepare(codes_ML, weight.scale_MG.astype(np.float32), 1)
+    right = oracle.multiply(x_1L.astype(np.float64), weight)
+    limit = 1e-6 if "f32" in peer.name else 2e-2
+    assert np.abs(product(x_1L) - right).max() < limit * np.abs(right).max()
