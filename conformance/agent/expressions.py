@@ -167,10 +167,14 @@ ASSERTION = re.compile(r'assert (\w+)\((-?\d+)\) == (-?\d+), "([^"]*)"')
 def run_tests(files: Mapping[str, str]) -> str:
     """Check the assertions of tests/ in order and report the first that fails."""
     checked = 0
+    try:
+        package = functions(files, "pkg")
+    except NotAllowed as error:
+        return f"1 failed, 0 passed\n{error}"
     for path in sorted(path for path in files if path.startswith("tests/")):
         for name, x, wanted, message in ASSERTION.findall(files[path]):
             try:
-                got = functions(files, "pkg")[name](int(x))
+                got = package[name](int(x))
             except (NotAllowed, KeyError, TypeError, ValueError) as error:
                 return f"1 failed, {checked} passed\n{path}: {name}: {error!r}"
             if got != int(wanted):
