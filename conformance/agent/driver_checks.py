@@ -6,8 +6,8 @@ mutants.py breaks the driver line by line; every mutant must fail a check named 
 
 import random
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from conformance.agent.attempt import Attempt, attempt
@@ -18,12 +18,11 @@ from conformance.agent.limits import PRESETS
 from conformance.agent.messages import Model, Reply, Request, reasoning_of
 from conformance.agent.misbehaving import Amnesiac, Leaky, Looper, Malformed, Silent, ThinkOnly
 from conformance.agent.mock import StrictEndpoint
+from conformance.agent.prompt_checks import c6_prompts
+from conformance.agent.resume_checks import s7_resume
 from conformance.agent.run import Options
-from conformance.agent.server_log import LogWriter, order_problems, read
 from conformance.agent.simulated import Oracle, noisy
-from conformance.agent.smalltools import SmallTools
-from conformance.agent.tasks import Task, read_world, world_hash, write_world
-from conformance.agent.toolbox import Result, Tool, ToolCall
+from conformance.agent.tasks import Task, write_world
 
 Drive = Callable[..., Driver]
 Check = Callable[[Drive], str]
@@ -211,82 +210,6 @@ def d44_verdict(drive: Drive) -> str:
     return "" if one.verdict == two.verdict else "two equal runs have two verdicts"
 
 
-class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
-
-
-@dataclass
-class Dying:
-    """A toolbox whose process dies at a call: before it is executed, or after."""
-
-    inner: SmallTools
-    at: int
-    after: bool
-    count: int = 0
-
-    def tools(self) -> list[Tool]:
-        return self.inner.tools()
-
-    def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
-        self.count += len(calls)
-        if self.count >= self.at and not self.after:
-            raise Killed
-        results = self.inner.call_all(calls)
-        if self.count >= self.at:
-            raise Killed
-        return results
-
-
-def s7_resume(drive: Drive) -> str:
-    """A run killed at any call, before or after its execution, ends as if nothing had happened."""
-    for at in (1, 2, 5, 6, 12):
-        for after in (False, True):
-            wrong = _resumed(drive, at, after)
-            if wrong:
-                return f"killed {'after' if after else 'before'} call {at}: {wrong}"
-    return ""
-
-
-def _resumed(drive: Drive, at: int, after: bool) -> str:
-    task = ledger.make("resume", 16)
-    model = Oracle(task.policy)
-    with tempfile.TemporaryDirectory() as folder:
-        root, record, log = (Path(folder, name) for name in ("world", "turns.jsonl", "log"))
-        write_world(task.files, root)
-        dying = Dying(SmallTools(root, LogWriter(log)), at, after)
-        try:
-            attempt(task, model, toolbox=dying, root=root, record=record, driver=drive)
-            return "it was not killed"
-        except Killed:
-            pass
-        again = SmallTools(root, LogWriter(log))
-        found = attempt(
-            task,
-            model,
-            toolbox=again,
-            root=root,
-            record=record,
-            server_log=read(log),
-            driver=drive,
-        )
-        if not found.verdict.passed:
-            return found.verdict.reason or found.verdict.process_reason
-        sent = [(call.trace_id, call.call.name) for call in found.run.calls]
-        problems = read(log).problems + order_problems(read(log).records, sent)
-        straight = world_hash(_straight(task))
-        same = world_hash(read_world(root)) == straight
-        return problems[0] if problems else "" if same else "another final state"
-
-
-def _straight(task: Task) -> dict[str, str]:
-    """Give the final world of the same task without an interruption."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder, "world")
-        write_world(task.files, root)
-        attempt(task, Oracle(task.policy), root=root)
-        return read_world(root)
-
-
 CHECKS: dict[str, Check] = {
     "C1 reasoning": c1_reasoning,
     "C1 dialect": c1_dialect,
@@ -296,6 +219,7 @@ CHECKS: dict[str, Check] = {
     "C5 think-only": c5_think_only,
     "C5 leaks": c5_leaks,
     "C5 malformed": c5_malformed,
+    "C6 prompts": c6_prompts,
     "C7 hidden": c7_hidden,
     "C7 whole": c7_whole,
     "C7 drift": c7_drift,

@@ -200,6 +200,23 @@ def _twice(message: Message) -> Message:
     return {**message, "tool_calls": calls}
 
 
+@mutant("write arguments anew", "C6 prompts")
+class RewrittenArguments(_Calls):
+    def changed(self, calls: list[Call]) -> list[Call]:
+        compact = (",", ":")
+        return [
+            replace(c, arguments=json.dumps(json.loads(c.arguments), separators=compact))
+            for c in calls
+        ]
+
+
+@mutant("a clock in the prompt", "C6 prompts")
+class ClockInPrompt(Driver):
+    def view(self) -> tuple[Message, ...]:
+        clock = {"role": "system", "content": f"Step {self.run.spent.replies}."}
+        return (clock, *super().view())
+
+
 @mutant("broken arguments in the history", "C5 malformed")
 class RawArguments(Driver):
     def view(self) -> tuple[Message, ...]:
