@@ -1,5 +1,6 @@
 """How a value reads: like the prompt of an interpreter, bounded, without memory addresses."""
 
+import itertools
 import pprint
 import re
 import reprlib
@@ -15,7 +16,20 @@ PRETTY_CHARS = 20_000  # beyond it, laying a container out costs more than it he
 ROWS, COLUMNS, TABLE_CHARS = 60, 20, 160
 MAX_SAVED_CELLS = 2_000_000
 
-_repr = reprlib.Repr()
+
+class Bounded(reprlib.Repr):
+    """The standard library's, but dictionaries keep their order."""
+
+    def repr_dict(self, value: dict[Any, Any], level: int) -> str:
+        if level <= 0 and value:
+            return "{...}"
+        pairs = itertools.islice(value.items(), self.maxdict)
+        pieces = [f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}" for k, v in pairs]
+        pieces += ["..."] if len(value) > self.maxdict else []
+        return f"{{{', '.join(pieces)}}}"
+
+
+_repr = Bounded()
 _repr.maxlevel = 20
 _repr.maxlist = _repr.maxtuple = _repr.maxdict = _repr.maxset = MAX_ITEMS
 _repr.maxfrozenset = _repr.maxdeque = _repr.maxarray = MAX_ITEMS
