@@ -6,6 +6,7 @@ What one command alone needs (an HTTP server, statistics) is imported when it ru
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from conformance.agent.families import FAMILIES, make
 from conformance.agent.heavy import TRAJECTORIES, fuse, trajectories
 from conformance.agent.limits import PRESETS, read_prices
 from conformance.agent.messages import Model
+from conformance.agent.misbehaving import Router
 from conformance.agent.run import Options
 from conformance.agent.server_log import read as read_log
 from conformance.agent.tasks import Task, write_world
@@ -72,6 +74,9 @@ def fill(top: argparse.ArgumentParser) -> None:
     server = command("server", run_server, "check a tool server (S1-S7)")
     server.add_argument("--server", default="k2tools", help=SERVER_HELP)
     server.add_argument("-n", type=int, default=300)
+    probes = command("route", run_route, "which tool is chosen for requests that one can serve")
+    _model_options(probes)
+    probes.add_argument("--server", default="k2tools", help=SERVER_HELP)
     client = command("client", run_client, "check an agent client against the strict endpoint")
     client.add_argument("command", help="shell words; {url}, {world} and {prompt} are filled in")
     client.add_argument("-n", type=int, default=300)
@@ -80,16 +85,20 @@ def fill(top: argparse.ArgumentParser) -> None:
 SERVER_HELP = "k2tools | small | URL | a command with {world}, {state} and {run}"
 
 
-def _task_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("family", choices=FAMILIES)
-    made.add_argument("-n", type=int, default=30, help="calls the task needs")
-    made.add_argument("--seed", default="1")
-    made.add_argument("--modifier", action="append", default=[], choices=MODIFIERS)
+def _model_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--base-url", default="", help="an OpenAI-compatible endpoint, …/v1")
     made.add_argument("--model", default="", help="the endpoint's name of the model")
     made.add_argument("--api-key-env", default="K2CONF_API_KEY", metavar="NAME")
     made.add_argument("--no-stream", action="store_true")
     made.add_argument("--simulate", default="", metavar="MODEL", help=workbench.usage())
+
+
+def _task_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("family", choices=FAMILIES)
+    made.add_argument("-n", type=int, default=30, help="calls the task needs")
+    made.add_argument("--seed", default="1")
+    made.add_argument("--modifier", action="append", default=[], choices=MODIFIERS)
+    _model_options(made)
     made.add_argument("--server", default="k2tools", help=SERVER_HELP)
     made.add_argument("--server-log", type=Path, help="run folder of a server given by URL")
     made.add_argument("--preset", choices=PRESETS, default="search", help="steps x reasoning")
@@ -118,12 +127,16 @@ def options_of(given: argparse.Namespace, task: Task, index: int = 0) -> Options
     )
 
 
-def model_of(given: argparse.Namespace, task: Task) -> Model:
+def model_of(given: argparse.Namespace, task: Task | None = None) -> Model:
     """Choose the model: an endpoint, or a simulated one."""
     if bool(given.base_url) == bool(given.simulate):
         raise InputError("name a model: --base-url URL --model NAME, or --simulate oracle")
-    if given.simulate:
+    if given.simulate == "router":
+        return Router()
+    if given.simulate and task is not None:
         return workbench.simulated(given.simulate, task)
+    if given.simulate:
+        raise InputError("only --simulate router works without a task")
     stream = not given.no_stream
     return workbench.endpoint(given.base_url, given.model, given.api_key_env, stream=stream)
 
@@ -274,6 +287,22 @@ def run_server(given: argparse.Namespace) -> int:
     from conformance.agent import server_checks
 
     return _print_checks(server_checks.check(given.server, given.n))
+
+
+def run_route(given: argparse.Namespace) -> int:
+    from conformance.agent.routing import route
+
+    model = model_of(given)
+    with tempfile.TemporaryDirectory(prefix="k2conf-") as folder:
+        world, state = Path(folder, "world"), Path(folder, "state")
+        world.mkdir()
+        with workbench.tools(given.server, world, state, "route") as (box, _):
+            routed = route(model, box.tools())
+    for each in routed:
+        chosen = each.chosen or "none"
+        print(f"{'right' if each.right else 'wrong':<6}{chosen:<16}{each.probe.request}")
+    print(f"{sum(each.right for each in routed)} of {len(routed)} routed rightly")
+    return 0 if all(each.right for each in routed) else 1
 
 
 def run_client(given: argparse.Namespace) -> int:

@@ -261,7 +261,8 @@ class Router:
 
     def __call__(self, request: Request) -> Reply:
         question = next(m["content"] for m in request.messages if m["role"] == "user")
-        return Reply(self.choose(question, request.tools), "The nearest description.")
+        name = self.choose(question, request.tools)
+        return Reply("", "The nearest description.", (Call(f"functions.{name}:0", name, "{}"),))
 
 
 def _words(text: str) -> set[str]:

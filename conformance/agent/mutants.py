@@ -54,6 +54,14 @@ class DropReasoning(Driver):
         super().remember(replace(reply, reasoning=None))
 
 
+@mutant("content as a list of parts", "C1 reasoning", "vLLM blog 2025-10-28")
+class ContentParts(Driver):
+    def remember(self, reply: Reply) -> None:
+        super().remember(reply)
+        parts = [{"type": "text", "text": reply.content}]
+        _last_changed(self, lambda m: {**m, "content": parts})
+
+
 @mutant("drop empty reasoning", "C1 reasoning", "MoonshotAI/kimi-cli#2498")
 class DropEmptyReasoning(Driver):
     def remember(self, reply: Reply) -> None:
@@ -178,6 +186,12 @@ class SwapCallIds(_Calls):
     def changed(self, calls: list[Call]) -> list[Call]:
         ids = [call.id for call in calls][::-1]
         return [replace(call, id=i) for call, i in zip(calls, ids, strict=True)]
+
+
+@mutant("ids of its own", "C3 ids", "sgl-project/sglang#25358")
+class OwnIds(_Calls):
+    def changed(self, calls: list[Call]) -> list[Call]:
+        return [replace(c, id=f"call_{len(self.run.calls) + i}") for i, c in enumerate(calls)]
 
 
 @mutant("count ids per turn", "C3 ids", "sgl-project/sglang#25218")

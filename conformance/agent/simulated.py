@@ -155,8 +155,14 @@ class Oracle:
         if state is None or state.get("tries", 0) > MAX_TRIES:
             return Reply("I cannot go on: the same call keeps failing.", "")
         again = Act([(name, args) for name, args in state.get("again", [])])
-        act = again if again.calls else self.policy.speak(state)
+        act = again if again.calls else self._possible(self.policy.speak(state), request)
         return say(scene.state, state, act, self._named(request))
+
+    def _possible(self, act: Act, request: Request) -> Act:
+        """Take the other way to the same end where a server lacks the tool."""
+        offered = {tool["function"]["name"].rpartition("__")[2] for tool in request.tools}
+        lacks = any(name not in offered for name, _ in act.calls)
+        return Act(act.instead) if lacks and act.instead else act
 
     def _named(self, request: Request) -> Callable[[str], str]:
         """Find a tool under the name that the client gave it (mcp__server__tool)."""

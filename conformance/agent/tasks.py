@@ -31,6 +31,7 @@ class Act(NamedTuple):
 
     calls: Sequence[tuple[str, dict[str, Any]]] = ()
     answer: str = ""
+    instead: Sequence[tuple[str, dict[str, Any]]] = ()  # for a server that lacks those tools
 
 
 class Policy(Protocol):
@@ -50,7 +51,7 @@ class Policy(Protocol):
 
 
 class Step(NamedTuple):
-    """One milestone: a call of `tool` whose argument `key` equals `value`."""
+    """One milestone: a call of `tool` (or one of `a|b`) whose argument `key` equals `value`."""
 
     tool: str
     key: str

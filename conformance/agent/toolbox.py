@@ -59,20 +59,21 @@ def ref_of(text: str) -> str:
 
 @dataclass
 class Only:
-    """Offer a part of a toolbox, in the order of `names`."""
+    """Offer a part of a toolbox, in the order of `names`; `a|b` takes the first that is there."""
 
     inner: Toolbox
     names: Sequence[str]
 
     def tools(self) -> list[Tool]:
         offered = {tool.name: tool for tool in self.inner.tools()}
-        missing = [name for name in self.names if name not in offered]
+        chosen = [[n for n in name.split("|") if n in offered] for name in self.names]
+        missing = [name for name, found in zip(self.names, chosen, strict=True) if not found]
         if missing:
             raise InputError(
                 f"the task needs the tools {missing}; the server offers {sorted(offered)}. "
                 "Start it with all its tools, or choose another family."
             )
-        return [offered[name] for name in self.names]
+        return [offered[found[0]] for found in chosen]
 
     def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
         return self.inner.call_all(calls)

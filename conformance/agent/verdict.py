@@ -78,7 +78,7 @@ def next_milestone(milestones: Sequence[Step], calls: Sequence[CallRecord]) -> S
 def _fits(step: Step, call: CallRecord) -> bool:
     value = str((call.args or {}).get(step.key, ""))
     same = value == step.value or (step.tool == "open" and step.value in value)
-    return call.call.name == step.tool and (same or step.value == "")
+    return call.call.name in step.tool.split("|") and (same or step.value == "")
 
 
 def _shown(step: Step) -> str:

@@ -29,7 +29,7 @@ PROMPT = """Settle a chain of statements.
 
 Start with the file {start}. Every file has the lines `item: KEY`, `kind: KIND`, one or two lines
 with the statement, and `next: PATH`. Read it with read_file, work it out, and check it with
-math_check before you go on to the next file, until next is `none`. The kinds are:
+math_check (or python) before you go on to the next file, until next is `none`. The kinds are:
 
 identity   are the expressions a: and b: equal for all values? Result: true or false
 tautology  is the formula a: true for all truth values? Result: true or false
@@ -166,7 +166,7 @@ def make(seed: str, n: int) -> Task:
     milestones = [
         step
         for each in items
-        for step in (Step("read_file", "path", each.path), Step("math_check", "op", ""))
+        for step in (Step("read_file", "path", each.path), Step("math_check|python", "", ""))
     ]
     return Task(
         "proof",
@@ -174,7 +174,7 @@ def make(seed: str, n: int) -> Task:
         n,
         PROMPT.format(start=items[0].path),
         files,
-        ("read_file", "math_check"),
+        ("read_file", "math_check|python"),
         tuple(milestones),
         2 * len(items),
         ProofPolicy(),
@@ -207,7 +207,8 @@ class ProofPolicy:
 
     def speak(self, state: State) -> Act:
         if state["check"]:
-            return Act([("math_check", state["check"])])
+            code = python_of(**state["check"])
+            return Act([("math_check", state["check"])], instead=[("python", {"code": code})])
         if state["next"] == "none":
             return Act(answer="\n".join(f"{name} {result}" for name, result in state["results"]))
         return Act([("read_file", {"path": state["next"]})])
@@ -215,6 +216,18 @@ class ProofPolicy:
     def slip(self, state: State) -> State:
         *rest, (name, result) = state["results"]
         return {**state, "results": [*rest, [name, "false" if result == "true" else "true"]]}
+
+
+def python_of(op: str, a: str, b: str = "") -> str:
+    """Write a check as Python, for a server without math_check."""
+    if op == "eval":
+        exact = re.sub(r"(\d+)", r"Fraction(\1)", a)
+        return f"from fractions import Fraction\nprint({exact})"
+    names = expressions.names_of(f"({a})-({b})" if op == "equal" else a)
+    values = "range(-9, 10)" if op == "equal" else "(True, False)"
+    claim = f"({a}) == ({b})" if op == "equal" else a
+    points = f"itertools.product({values}, repeat={len(names)})"
+    return f"import itertools\nprint(all({claim} for {', '.join(names)}, in {points}))"
 
 
 def settle(each: Item) -> tuple[str, dict[str, str]]:

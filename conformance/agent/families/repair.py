@@ -23,13 +23,19 @@ from conformance.agent.tasks import (
 )
 
 MODULES = 3
+RUN_TESTS = (
+    "import runpy, sys\n"
+    "sys.path.insert(0, '.')\n"
+    "runpy.run_path('tests/test_pkg.py', run_name='__main__')\n"
+)
 HIDDEN_POINTS = (2, 11, 97, 1_003)
 PROMPT = """Repair the Python package pkg/.
 
 1. Rename the function {old} to {new} wherever it is defined, imported or used (files
    {files}).
-2. Then run the tests (run_tests). Each failure names a function and the expression it must
-   return; correct that function and run the tests again, until all pass.
+2. Then run the tests (run_tests, or tests/test_pkg.py in Python). Each failure names a function
+   and the expression it must return; correct that function and run the tests again, until all
+   pass.
 
 Every function is one return of one expression: keep it so. Change files of pkg/ only.
 
@@ -90,7 +96,8 @@ def tests_of(made: list[Function], right: Mapping[str, str], new: str, old: str)
             f"    from {module} import {f.name}",
             f'    assert {f.name}(5) == {computed[f.name](5)}, "{f.name} must return {wanted}"',
         ]
-    return "def test_package():\n" + "\n".join(lines) + "\n"
+    main = '\n\nif __name__ == "__main__":\n    test_package()\n    print("1 passed")\n'
+    return "def test_package():\n" + "\n".join(lines) + "\n" + main
 
 
 def make(seed: str, n: int) -> Task:
@@ -114,7 +121,7 @@ def make(seed: str, n: int) -> Task:
         n,
         PROMPT.format(old=old, new=new, files=", ".join(paths)),
         before | tests,
-        ("read_file", "edit_file", "run_tests"),
+        ("read_file", "edit_file", "run_tests|python"),
         tuple(milestones),
         8 + 3 * count + 1,
         RepairPolicy(),
@@ -186,7 +193,7 @@ class RepairPolicy:
                 edit = {"old": state["old"], "new": state["new"], "count": state["uses"]}
                 return Act([("edit_file", {"path": state["files"][0], "edits": [edit]})])
             case "test":
-                return Act([("run_tests", {})])
+                return Act([("run_tests", {})], instead=[("python", {"code": RUN_TESTS})])
             case "look":
                 return Act([("read_file", {"path": self._module(state)})])
             case "correct":

@@ -142,7 +142,7 @@ def test_a_run_over_http_survives_its_driver(family: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["dossier", "report", "needle", "stop"])
+@pytest.mark.parametrize("family", ["dossier", "repair", "report", "proof", "needle", "stop"])
 def test_the_other_families_run_through_the_server(family: str, tmp_path: Path) -> None:
     assert "PASS" in run(family, tmp_path / "out")
 
