@@ -37,16 +37,13 @@ def disturbing(precision: Precision, seed: int) -> Arithmetic:
     return Arithmetic("disturbed", np.float64, store, by(precision.sums), product, store)
 
 
-def _split(
-    parts: int, order: np.random.Generator | None = None, store: Rounding | None = None
-) -> Product:
+def _split(parts: int, *, permuted: bool = False) -> Product:
     def product(x_TL: np.ndarray, w_ML: np.ndarray) -> np.ndarray:
         L = x_TL.shape[1]
-        columns = np.arange(L) if order is None else order.permutation(L)
+        columns = np.random.default_rng(L).permutation(L) if permuted else np.arange(L)
         total = np.zeros((len(x_TL), len(w_ML)), x_TL.dtype)
         for part in np.array_split(columns, parts):
             total = total + x_TL[:, part] @ w_ML[:, part].T
-            total = total if store is None else store(total)
         return total
 
     return product
@@ -67,7 +64,7 @@ def _bfloat16(x: np.ndarray) -> np.ndarray:
 def zoo(precision: str) -> dict[str, Arithmetic]:
     """List correct ways to compute: f32 or bf16 -> name to Arithmetic."""
     one, f32 = np.float32, _same
-    permuted = _split(16, np.random.default_rng(16))
+    permuted = _split(16, permuted=True)
     if precision == "f32":
         return {
             "blas": Arithmetic("blas", one, f32, f32, _blas, f32),

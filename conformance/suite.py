@@ -18,6 +18,7 @@ from conformance.engine import Engine
 from conformance.profiles import build
 from conformance.results import Result, Run, Verdict
 from conformance.spec import LEVELS, requirements, vectors_id
+from k2ref.errors import InputError
 
 OPERATION_LEVELS = frozenset({"L0", "L1", "L2"})
 MODEL_LEVELS = frozenset({"L3", "L4"})
@@ -63,6 +64,8 @@ def checks(engine: Engine, plan: Plan, seed: int) -> Iterator[Result]:
     """Run what a plan asks for: engine, plan, seed -> results."""
     for chosen in (all_cases(0), all_cases(seed)):
         yield from check_operations(engine, _asked(plan, chosen))
+    if plan.properties:
+        yield from _laws(engine, plan, seed)
     if plan.levels & MODEL_LEVELS and _asks_model(plan):
         yield from (r for r in _model(engine, plan, seed) if plan.wants(r))
 
@@ -70,6 +73,14 @@ def checks(engine: Engine, plan: Plan, seed: int) -> Iterator[Result]:
 def _asked(plan: Plan, cases: Iterable[Case]) -> list[Case]:
     levels = {r.id: r.level for r in requirements().values()}
     return [c for c in cases if plan.wants(c) and levels[c.requirement] in plan.levels]
+
+
+def _laws(engine: Engine, plan: Plan, seed: int) -> Iterator[Result]:
+    try:
+        from conformance.checks.laws import check_laws
+    except ImportError:
+        raise InputError("laws need Hypothesis: python -m pip install 'k2ref[kit]'") from None
+    yield from (r for r in check_laws(engine, seed=seed, only=plan.only) if r.level in plan.levels)
 
 
 def _asks_model(plan: Plan) -> bool:
