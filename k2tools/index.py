@@ -10,7 +10,7 @@ import hashlib
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,8 +22,8 @@ from k2tools.ranking import Distinct, Scored, rerank
 FORMAT = 1  # of the file; another one is rebuilt from its sources
 BLOCK = 50  # passages that are ordered again together
 MAX_BLOCKS = 20  # as far as a cursor reaches
-RARE_TERMS = 6
-COMMON = 20_000  # passages; a term in more of them does not take part in OR
+RARE_TERMS = 12
+OR_PASSAGES = 12_000  # that OR looks at: the rarest terms which together have no more
 INDEXED_CHARS = 20_000  # of one passage: one line can be a whole minified program
 
 SCHEMA = """
@@ -41,10 +41,15 @@ CREATE VIRTUAL TABLE words USING fts5(
   head, text, content='', tokenize='porter unicode61 remove_diacritics 2');
 INSERT INTO words(words, rank) VALUES('rank', 'bm25(2.0, 1.0)');
 """
-HIT = """
-SELECT p.key, d.id, p.line, p.text, d.title, d.date, d.url, {score}
+BEST = "SELECT rowid, rank FROM words WHERE words MATCH ? ORDER BY rank LIMIT ?"
+COLUMNS = "p.key, d.id, p.line, p.text, d.title, d.date, d.url"
+ROWS = f"""
+SELECT {COLUMNS} FROM passages p JOIN documents d ON d.key = p.document WHERE p.key IN ({{places}})
+"""
+HIT = f"""
+SELECT {COLUMNS}, rank
 FROM words JOIN passages p ON p.key = words.rowid JOIN documents d ON d.key = p.document
-WHERE words MATCH ? {filters}
+WHERE words MATCH ? {{filters}} ORDER BY rank, d.id, p.line LIMIT ? OFFSET ?
 """
 
 
@@ -142,23 +147,41 @@ class Index:
         """Write the two FTS5 expressions: all terms, then any of the rarest."""
         excluded = "".join(f" NOT {quoted(term)}" for term in query.excluded)
         yield f"({' AND '.join(map(quoted, query.terms))}){excluded}"
-        if len(query.terms) > 1:
-            counts = {term: self._count(term) for term in query.terms}
-            by_rarity = sorted(filter(counts.get, counts), key=lambda t: (counts[t], t))
-            rare = [t for t in by_rarity if counts[t] < COMMON] or by_rarity
-            if rare:
-                yield f"({' OR '.join(map(quoted, rare[:RARE_TERMS]))}){excluded}"
+        if len(query.terms) > 1 and (rare := self._rarest(query.terms)):
+            yield f"({' OR '.join(map(quoted, rare))}){excluded}"
+
+    def _rarest(self, terms: Sequence[str]) -> list[str]:
+        """Choose the terms that OR can afford: at least the rarest one that occurs."""
+        counts = {term: self._count(term) for term in terms}
+        by_rarity = sorted((term for term in terms if counts[term]), key=lambda t: (counts[t], t))
+        sums = accumulate(counts[term] for term in by_rarity)
+        affordable = sum(total <= OR_PASSAGES for total in sums)
+        return by_rarity[: min(RARE_TERMS, max(1, affordable))]
 
     def _count(self, term: str) -> int:
-        sql = f"SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT {COMMON})"
+        sql = f"SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT {OR_PASSAGES})"
         return int(self._read(sql, (quoted(term),))[0][0])
 
     def _block(self, match: str, block: int, site: str, since: str) -> list[tuple]:
-        """Fetch the next 50 rows by score; rows tied with the last one are ordered by id."""
+        """Fetch the next 50 rows by score, equal scores by id and line.
+
+        Only rows that are shown need their id, unless scores are equal where a block ends.
+        """
+        if not (site or since):
+            first, end = block * BLOCK, (block + 1) * BLOCK
+            best = self._read(BEST, (match, end + 1))
+            edges = [at for at in (first, end) if 0 < at < len(best)]
+            if all(best[at - 1][1] != best[at][1] for at in edges):
+                return self._rows(best[first:end])
         filters, values = _filters(site, since)
-        order = "ORDER BY rank, d.id, p.line LIMIT ? OFFSET ?"
-        sql = HIT.format(score="rank", filters=filters) + order
-        return self._read(sql, (match, *values, BLOCK, block * BLOCK))
+        return self._read(HIT.format(filters=filters), (match, *values, BLOCK, block * BLOCK))
+
+    def _rows(self, best: list[tuple]) -> list[tuple]:
+        """Complete (key, score) pairs to rows."""
+        places = ", ".join("?" * len(best))
+        rows = self._read(ROWS.format(places=places), [key for key, _ in best])
+        scores = dict(best)
+        return [(*row, scores[row[0]]) for row in rows]
 
     def _read(self, sql: str, values: Sequence[object] = ()) -> list[tuple]:
         with self._reading:

@@ -3,6 +3,7 @@
 All lexical: words, their order and their distance. Meaning is the business of `semantic.py`.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from k2tools.corpus import Passage
@@ -19,6 +20,7 @@ class Scored(NamedTuple):
     score: float
 
 
+@lru_cache(maxsize=100_000)
 def stem(word: str) -> str:
     """Cut the commonest English endings; only for comparing words within the re-ranking."""
     for ending in ("ing", "ies", "ed", "es", "s"):
@@ -33,9 +35,7 @@ def closeness(words: list[str], terms: list[list[str]]) -> float:
     Coverage is the share of the terms that occur; proximity the number of terms that occur over
     the length of the shortest stretch holding one of each.
     """
-    places = sorted(
-        (at, which) for which, term in enumerate(terms) for at in occurrences(words, term)
-    )
+    places = occurrences(words, terms)
     found = len({which for _, which in places})
     if not found:
         return 0.0
@@ -44,10 +44,18 @@ def closeness(words: list[str], terms: list[list[str]]) -> float:
     return found / len(terms) + min(1.0, length / span) * (found / len(terms))
 
 
-def occurrences(words: list[str], term: list[str]) -> list[int]:
-    """Find a term of one or more words in a row: words, term -> positions."""
-    size = len(term)
-    return [at for at, w in enumerate(words) if w == term[0] and words[at : at + size] == term]
+def occurrences(words: list[str], terms: list[list[str]]) -> list[tuple[int, int]]:
+    """Find terms of one or more words in a row: words, terms -> (position, which term) in order."""
+    beginning: dict[str, list[int]] = {}
+    for which, term in enumerate(terms):
+        beginning.setdefault(term[0], []).append(which)
+    return [
+        (at, which)
+        for at, word in enumerate(words)
+        if word in beginning
+        for which in beginning[word]
+        if words[at : at + len(terms[which])] == terms[which]
+    ]
 
 
 def shortest_span(places: list[tuple[int, int]], kinds: int) -> int:
@@ -79,18 +87,22 @@ def rerank(scored: list[Scored], terms: tuple[str, ...]) -> list[Passage]:
     return [item.passage for item in sorted(scored, key=key)]
 
 
-def shingles(passage: Passage) -> frozenset[int]:
-    """Hash every run of words: passage -> the set that near-duplicates share."""
+Shingles = frozenset[tuple[str, ...]]
+
+
+def shingles(passage: Passage) -> Shingles:
+    """Take every run of words: passage -> the set that near-duplicates share."""
     words = split_words(" ".join(passage.lines))
-    runs = range(max(1, len(words) - SHINGLE_WORDS + 1))
-    return frozenset(hash(tuple(words[at : at + SHINGLE_WORDS])) for at in runs)
+    if len(words) < SHINGLE_WORDS:
+        return frozenset([tuple(words)])
+    return frozenset(zip(*(words[at:] for at in range(SHINGLE_WORDS)), strict=False))
 
 
 class Distinct:
     """Lets each text through once; a near-duplicate is noted on the one it repeats."""
 
     def __init__(self) -> None:
-        self._known: list[frozenset[int]] = []
+        self._known: list[Shingles] = []
 
     def __call__(self, passages: list[Passage]) -> list[Passage]:
         """Drop near-duplicates of this and earlier lists: passages -> the distinct ones."""
@@ -106,7 +118,7 @@ class Distinct:
         return list(kept.values())
 
 
-def alike(a: frozenset[int], b: frozenset[int]) -> bool:
+def alike(a: Shingles, b: Shingles) -> bool:
     """Compare two shingle sets by their Jaccard index."""
     small, large = sorted((len(a), len(b)))
     if small < TWIN_SHARE * large:
