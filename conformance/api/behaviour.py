@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from conformance.api.completion import Completion
 from conformance.api.target import WEATHER, Finding, Target, check, function, judge
 from conformance.results import Verdict
 
@@ -39,7 +40,7 @@ def check_echo(target: Target) -> Iterator[Finding]:
             yield _judge_echo(name, target.chat(messages, tools=ECHO, stream=stream), payload)
 
 
-def _judge_echo(case: str, completion: Any, payload: Any) -> Finding:
+def _judge_echo(case: str, completion: Completion, payload: Any) -> Finding:
     if [call.name for call in completion.calls] != ["echo"]:
         return _unwilling(case, completion)
     raw = completion.calls[0].arguments
@@ -52,7 +53,10 @@ def _judge_echo(case: str, completion: Any, payload: Any) -> Finding:
     return judge(case, [])
 
 
-def _unwilling(case: str, completion: Any) -> Finding:
+def _unwilling(case: str, completion: Completion) -> Finding:
+    """Say that nothing can be judged, unless the call leaked as text: -> Finding."""
+    if leaked := completion.leaks():
+        return judge(case, leaked)
     called = ", ".join(call.name for call in completion.calls) or "nothing"
     return Finding(case, Verdict.INCONCLUSIVE, f"the model called {called}; nothing to judge")
 
@@ -74,7 +78,7 @@ def check_parallel(target: Target) -> Iterator[Finding]:
     text = "Call get_weather for Paris and for Rome, both at once, in one answer."
     for case, stream in (("plain", None), ("stream", True)):
         completion = target.chat([{"role": "user", "content": text}], tools=WEATHER, stream=stream)
-        if len(completion.calls) < 2 and not completion.leaks():
+        if len(completion.calls) < 2:
             yield _unwilling(case, completion)
             continue
         problems = completion.leaks() + completion.problems
