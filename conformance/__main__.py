@@ -18,6 +18,7 @@ COMMANDS = (
     "conformance.commands",
     "conformance.mutants",
     "conformance.report.commands",
+    "conformance.repro.commands",
     "conformance.vectors",
 )
 

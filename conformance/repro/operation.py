@@ -1,0 +1,128 @@
+"""A failing case of one operation as a file: smallest input, what is expected, how to ask again."""
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conformance.adapters.messages import flatten, output_names
+from conformance.calls import answers, arguments, parameters
+from conformance.cases import Case, all_cases
+from conformance.compare import TAU_LIMIT, find_precision
+from conformance.engine import Engine, EngineError, NotOffered, attempt
+from conformance.judge import inputs, judge, reference
+from conformance.repro.shrink import Table, shrink
+from conformance.repro.text import literal, table_text
+from conformance.results import Verdict
+from conformance.spec import find_requirement
+from k2ref import oracle
+from k2ref.errors import InputError
+
+HERE = Path(__file__).parent
+
+
+def find_case(name: str) -> Case:
+    """Find a case by the name a run printed: CASE or CASE@SEED -> Case."""
+    id_, _, seed = name.partition("@")
+    found = next((c for c in all_cases(int(seed or 0)) if c.id == id_), None)
+    if found is None:
+        raise InputError(f"no case {name!r}; a run prints their names")
+    return found
+
+
+def verdict(engine: Engine, case: Case, table: Table) -> tuple[Verdict, str]:
+    """Put one input to an engine: engine, case, table -> verdict and message."""
+    precision = find_precision(engine.info.precision)
+    function = engine.operation(case.op)
+    if function is None:
+        raise InputError(f"{engine.info.name} does not offer {case.op}")
+    positional, keyword = arguments(case.op, table)
+    try:
+        found = answers(case.op, attempt(function, *positional, **keyword))
+    except NotOffered:
+        return Verdict.SKIPPED, ""
+    except (EngineError, ValueError, TypeError) as error:
+        return Verdict.ERRORED, str(error)
+    asked = dataclasses.replace(case, table=table)
+    agreement = judge(asked, found, precision, engine.info.numerics)
+    return agreement.verdict, agreement.message
+
+
+def smallest(engine: Engine, case: Case) -> Table:
+    """Halve a failing input: engine, case -> the smallest that fails in the same way.
+
+    Raises:
+        InputError: the case does not fail.
+    """
+    table = inputs(case, find_precision(engine.info.precision), engine.info.numerics)
+    first, _ = verdict(engine, case, table)
+    if not first.failed:
+        raise InputError(f"{case.id} does not fail: {first.value}")
+    return shrink(case.op, table, lambda t: verdict(engine, case, t)[0] is first)
+
+
+def script(engine: Engine, address: str, case: Case) -> tuple[str, bool]:
+    """Write the file: engine, its address, case -> Python text, whether the engine raises."""
+    table = smallest(engine, case)
+    asked = dataclasses.replace(case, table=table)
+    precision = find_precision(engine.info.precision)
+    wanted = reference(asked, precision, engine.info.numerics)
+    outcome, message = verdict(engine, case, table)
+    requirement = find_requirement(case.requirement)
+    rule = "bound" if case.rule == "units" else case.rule
+    allowed: Any = 0.0
+    if rule == "noise":
+        assert wanted.sigma is not None
+        allowed = TAU_LIMIT * wanted.sigma
+    elif case.rule == "units":
+        allowed = 4 * 2.0**-23 * np.abs(wanted.answers["out"])
+    elif rule == "bound":
+        allowed = wanted.bound
+    fields = {
+        "title": f"{engine.info.name} {engine.info.version}: {case.op} differs, case {case.id}.",
+        "why": f"{requirement.must}\nInput: {case.why}. Seen: {message}",
+        "needs": "numpy and the engine",
+        "inputs": table_text(table),
+        "expected": table_text({k: np.asarray(v) for k, v in wanted.answers.items()}),
+        "allowed": literal(allowed),
+        "rule": repr(rule),
+        "call": _call(address, case.op, table),
+    }
+    text = fill((HERE / "operation.py.txt").read_text("utf-8"), fields)
+    return text, outcome is Verdict.ERRORED
+
+
+def _call(address: str, op: str, table: Table) -> str:
+    scheme, _, rest = address.partition(":")
+    if scheme == "stdio":
+        positional, keyword = arguments(op, table)
+        bound = inspect.signature(getattr(oracle, op)).bind(*positional, **keyword)
+        bound.apply_defaults()
+        arrays, scalars = flatten(dict(bound.arguments), "")
+        said = {"COMMAND": rest, "OPERATION": op, "RETURNED": output_names(op)}
+        head = "".join(f"{name} = {value!r}\n" for name, value in said.items())
+        head += f"MESSAGE = {table_text({**arrays, **scalars})}\n\n\n"
+        return head + (HERE / "call_stdio.py.txt").read_text("utf-8")
+    module, _, attributes = (rest if scheme == "module" else address).partition(":")
+    if (engine_of := scheme) in ("hf", "mlx", "gguf", "http", "https", "dump"):
+        raise InputError(f"{engine_of}: repro of single operations needs module: or stdio:")
+    positional_names = [
+        name for name, p in parameters(op).items() if p.kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
+    told: dict[str, Any] = {
+        "MODULE": module,
+        "ATTRIBUTES": [a for a in attributes.split(".") if a],
+        "OPERATION": op,
+        "POSITIONAL": positional_names,
+        "DOTTED": any("." in name for name in table),
+    }
+    head = "".join(f"{name} = {value!r}\n" for name, value in told.items())
+    return head + "\n\n" + (HERE / "call_module.py.txt").read_text("utf-8")
+
+
+def fill(template: str, fields: dict[str, str]) -> str:
+    """Put values at their marks: template, fields -> text. A mark stands alone or after `= `."""
+    return re.sub(r"\$(\w+)", lambda found: fields[found.group(1)], template)
