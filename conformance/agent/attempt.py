@@ -14,7 +14,16 @@ from conformance.agent.run import DEFAULTS, Options, Run
 from conformance.agent.server_log import ServerLog
 from conformance.agent.simulated import ORDER
 from conformance.agent.smalltools import SmallTools
-from conformance.agent.tasks import Files, Minefield, Outcome, Task, key, number, write_world
+from conformance.agent.tasks import (
+    Files,
+    Minefield,
+    Outcome,
+    Task,
+    key,
+    number,
+    read_world,
+    write_world,
+)
 from conformance.agent.toolbox import Distracted, Faulty, Only, Toolbox
 from conformance.agent.verdict import Verdict, judge
 from k2ref.errors import InputError
@@ -29,6 +38,7 @@ class Attempt(NamedTuple):
 
     run: Run
     verdict: Verdict
+    checked: bool | None = None  # by the task's public check, where it has one
 
 
 def modified(task: Task, modifiers: Sequence[str]) -> Task:
@@ -89,7 +99,8 @@ def attempt(
     driven = driver(model, box, options, record, server_log)
     resumes = record is not None and record.exists()
     run = driven.resume() if resumes else driven.start(task.prompt)
-    return Attempt(run, judge(task, run, root))
+    checked = task.public_check(run.answer, read_world(root)) if task.public_check else None
+    return Attempt(run, judge(task, run, root), checked)
 
 
 @dataclass(frozen=True)

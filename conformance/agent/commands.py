@@ -50,7 +50,7 @@ def fill(top: argparse.ArgumentParser) -> None:
     many = command("heavy", run_heavy, "run several trajectories and make one answer of them")
     _task_options(many)
     many.add_argument("--count", type=int, default=TRAJECTORIES)
-    many.add_argument("--aggregate", choices=("vote", "agent"), default="vote")
+    many.add_argument("--aggregate", choices=("vote", "verify", "agent"), default="vote")
     many.add_argument("--out", type=Path, default=Path("agent-heavy"))
     grid = command("sweep", run_sweep, "run a family at several lengths: CSV and plots")
     _task_options(grid)
@@ -60,6 +60,8 @@ def fill(top: argparse.ArgumentParser) -> None:
     pair = command("compare", run_compare, "compare two sweeps on the same tasks (McNemar)")
     pair.add_argument("first", type=Path, help="runs.csv")
     pair.add_argument("second", type=Path, help="runs.csv")
+    front = command("front", run_front, "settings that no other beats in success and tokens")
+    front.add_argument("runs", type=Path, nargs="+", help="runs.csv of each setting")
     view = command("show", run_show, "show a record as text")
     view.add_argument("record", type=Path)
     view.add_argument("--width", type=int, default=100)
@@ -90,6 +92,7 @@ def _model_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--model", default="", help="the endpoint's name of the model")
     made.add_argument("--api-key-env", default="K2CONF_API_KEY", metavar="NAME")
     made.add_argument("--no-stream", action="store_true")
+    made.add_argument("--extra", default="", metavar="JSON", help="more fields of each request")
     made.add_argument("--simulate", default="", metavar="MODEL", help=workbench.usage())
 
 
@@ -138,7 +141,9 @@ def model_of(given: argparse.Namespace, task: Task | None = None) -> Model:
     if given.simulate:
         raise InputError("only --simulate router works without a task")
     stream = not given.no_stream
-    return workbench.endpoint(given.base_url, given.model, given.api_key_env, stream=stream)
+    return workbench.endpoint(
+        given.base_url, given.model, given.api_key_env, stream=stream, extra=given.extra
+    )
 
 
 def task_of(given: argparse.Namespace, seed: str = "", n: int = 0) -> Task:
@@ -229,6 +234,21 @@ def run_compare(given: argparse.Namespace) -> int:
     found = compare(first, second)
     print(f"both {found.both}, only first {found.only_first}, only second {found.only_second}, "
           f"neither {found.neither}; McNemar exact p = {found.p_value:.4g}")  # fmt: skip
+    return 0
+
+
+def run_front(given: argparse.Namespace) -> int:
+    from conformance.agent import sweep
+    from conformance.agent.scaling import pareto
+
+    rows = {}
+    for path in given.runs:
+        trials = sweep.read(path.read_text(encoding="utf-8")).trials
+        solved, tokens = sum(t.solved for t in trials), sum(t.tokens for t in trials)
+        rows[str(path)] = (solved / len(trials), tokens / len(trials))
+    best = pareto(rows)
+    for name, (share, cost) in sorted(rows.items(), key=lambda row: row[1][1]):
+        print(f"{'front' if name in best else '':<6}{share:.2f}{cost:>12.0f} tokens  {name}")
     return 0
 
 

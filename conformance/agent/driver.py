@@ -63,7 +63,12 @@ class Driver:
         """Begin a run with a prompt and drive it to its end."""
         self.run.history = [{"role": "system", "content": system}] if system else []
         self.run.history.append({"role": "user", "content": prompt})
-        self.record.write("start", run=self.options.run_id, messages=self.run.history)
+        self.record.write(
+            "start",
+            run=self.options.run_id,
+            redacted=self.options.redact_reasoning,
+            messages=self.run.history,
+        )
         return self._drive()
 
     def resume(self) -> Run:
@@ -262,6 +267,8 @@ class Driver:
     # reading a record back
 
     def _replay_start(self, event: record_file.Event) -> None:
+        if event["redacted"]:
+            raise InputError("this record was kept without reasoning; it cannot be taken up again")
         self.run.history = list(event["messages"])
         self.options = replace(self.options, run_id=event["run"])
 

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +17,8 @@ PRIME = (1 << 61) - 1
 POINTS = 12
 MAX_ATOMS = 12
 MAX_POWER = 64
+MAX_BITS = 100_000
+MAX_CALLS = 100_000  # of one package: functions that call functions can grow without end
 
 
 class NotAllowed(ValueError):
@@ -45,7 +47,7 @@ def evaluate(text: str | ast.expr, names: Mapping[str, Any]) -> Any:
     try:
         tree = ast.parse(text.strip(), mode="eval").body if isinstance(text, str) else text
         return _value(tree, names)
-    except (SyntaxError, ZeroDivisionError, RecursionError) as error:
+    except (SyntaxError, ZeroDivisionError, RecursionError, MemoryError) as error:
         raise NotAllowed(f"cannot evaluate {ast_text(text)}: {error}") from None
 
 
@@ -82,6 +84,8 @@ def _binary(op: ast.operator, left: Any, right: Any) -> Any:
     if isinstance(op, ast.Pow):
         if not isinstance(right, int) or not 0 <= right <= MAX_POWER:
             raise NotAllowed(f"exponents go from 0 to {MAX_POWER}, got {right}")
+        if int(left).bit_length() * right > MAX_BITS:
+            raise NotAllowed(f"numbers have at most {MAX_BITS} bits")
         return left**right
     if type(op) not in BINARY:
         raise NotAllowed(f"operator {type(op).__name__} is not allowed")
@@ -140,6 +144,7 @@ def counterexample(formula: str) -> dict[str, bool] | None:
 def functions(files: Mapping[str, str], folder: str) -> dict[str, Callable[[int], Any]]:
     """Read a package of one-expression functions: files -> name -> function of one number."""
     found: dict[str, Callable[[int], Any]] = {}
+    calls = itertools.count()
     for path, text in sorted(files.items()):
         if not (path.startswith(folder + "/") and path.endswith(".py")):
             continue
@@ -149,16 +154,24 @@ def functions(files: Mapping[str, str], folder: str) -> dict[str, Callable[[int]
             raise NotAllowed(f"{path}: {error}") from None
         for node in body:
             if isinstance(node, ast.FunctionDef):
-                found[node.name] = _function(path, node, found)
+                found[node.name] = _function(path, node, found, calls)
     return found
 
 
-def _function(path: str, node: ast.FunctionDef, scope: Mapping[str, Any]) -> Callable[[int], Any]:
+def _function(
+    path: str, node: ast.FunctionDef, scope: Mapping[str, Any], calls: Iterator[int]
+) -> Callable[[int], Any]:
     body = [n for n in node.body if not isinstance(n, ast.Expr)]  # a docstring may stay
     if len(body) != 1 or not isinstance(body[0], ast.Return) or body[0].value is None:
         raise NotAllowed(f"{path}: {node.name} must be one return of one expression")
     expression, names = body[0].value, [arg.arg for arg in node.args.args]
-    return lambda *values: evaluate(expression, {**scope, **dict(zip(names, values, strict=True))})
+
+    def call(*values: int) -> Any:
+        if next(calls) > MAX_CALLS:
+            raise NotAllowed(f"{path}: more than {MAX_CALLS} calls")
+        return evaluate(expression, {**scope, **dict(zip(names, values, strict=True))})
+
+    return call
 
 
 ASSERTION = re.compile(r'assert (\w+)\((-?\d+)\) == (-?\d+), "([^"]*)"')

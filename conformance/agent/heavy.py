@@ -21,6 +21,7 @@ from conformance.agent.run import Options
 from conformance.agent.smalltools import SmallTools
 from conformance.agent.tasks import Task, write_world
 from conformance.agent.toolbox import Only
+from k2ref.errors import InputError
 
 Aggregate = Literal["vote", "verify", "agent"]
 TRAJECTORIES = 8
@@ -64,9 +65,10 @@ def vote(answers: Sequence[str]) -> str:
     return next((a for a in answers if counts[normalised(a)] == best), "")
 
 
-def verify(answers: Sequence[str], check: Callable[[str], bool]) -> str:
-    """Choose the first answer that passes a check, else the vote."""
-    return next((answer for answer in answers if check(answer)), vote(answers))
+def verify(answers: Sequence[str], checked: Sequence[bool | None]) -> str:
+    """Choose the first answer that passed its check, else the vote."""
+    passed = (answer for answer, ok in zip(answers, checked, strict=True) if ok)
+    return next(passed, vote(answers))
 
 
 def trajectories(
@@ -82,24 +84,25 @@ def fuse(
     attempts: Sequence[Attempt],
     how: Aggregate,
     *,
-    check: Callable[[str], bool] | None = None,
     model: Model | None = None,
     folder: Path | None = None,
     options: Options | None = None,
 ) -> Heavy:
     """Make one answer of several attempts and judge it by the task's own outcome."""
     answers = tuple(attempt.run.answer for attempt in attempts)
-    if how == "verify" and check is None:
-        raise ValueError("verify needs the task's public check; this task has none, use vote")
+    if how == "verify" and task.public_check is None:
+        raise InputError(f"{task.family} has no public check to verify answers with; use vote")
     if how == "agent":
         if model is None or folder is None:
-            raise ValueError("agent needs a model and a folder for the trajectories")
+            raise InputError("agent needs a model and a folder for the trajectories")
         chosen = reread(task, attempts, model, folder, options or Options())
     else:
-        chosen = verify(answers, check) if how == "verify" and check else vote(answers)
-    right = next((a.verdict.outcome for a in attempts if same(a.run.answer, chosen)), False)
-    if not any(same(answer, chosen) for answer in answers):
-        right = task.outcome(chosen, task.files).solved
+        checked = [attempt.checked for attempt in attempts]
+        chosen = verify(answers, checked) if how == "verify" else vote(answers)
+    chosen_by = [a for a in attempts if same(a.run.answer, chosen)]
+    if how == "verify":
+        chosen_by = [a for a in chosen_by if a.checked] or chosen_by
+    right = chosen_by[0].verdict.outcome if chosen_by else task.outcome(chosen, task.files).solved
     return Heavy(answers, tuple(a.verdict.outcome for a in attempts), chosen, right)
 
 

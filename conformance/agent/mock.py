@@ -5,6 +5,7 @@ with HTTP 400, as the real endpoint answers; a warning is only noted. The endpoi
 (call it with a Request) and over HTTP (`app`, `serve`), streaming or not, in both dialects.
 """
 
+import hashlib
 import json
 import socket
 import threading
@@ -73,13 +74,13 @@ class StrictEndpoint:
         return reply
 
     def _request(self, body: dict[str, Any]) -> Request:
-        text = json.dumps(body["messages"])
-        self._asked[text] += 1
+        asked = hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()
+        self._asked[asked] += 1
         return Request(
             tuple(body["messages"]),
             tuple(body.get("tools") or ()),
             body.get("max_tokens") or 0,
-            attempt=self._asked[text] - 1,
+            attempt=self._asked[asked] - 1,
         )
 
     # over HTTP

@@ -64,7 +64,6 @@ class Endpoint:
     stream: bool = True
     timeout_s: float = 600.0
     extra: dict[str, Any] = field(default_factory=dict)
-    keep: Callable[[dict[str, Any], Any], None] | None = None  # receives every raw exchange
 
     def __call__(self, request: Request) -> Reply:
         body = self._body(request)
@@ -76,8 +75,6 @@ class Endpoint:
             raise ProviderError(f"HTTP {error.code}: {text}", error.code) from None
         except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
             raise ProviderError(f"{type(error).__name__}: {error}") from None
-        if self.keep:
-            self.keep(body, raw)
         return _joined(raw) if isinstance(raw, list) else _plain(raw)
 
     def _body(self, request: Request) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from conformance.agent.attempt import attempt
 from conformance.agent.driver import Driver
-from conformance.agent.families import ledger
+from conformance.agent.families import chase, ledger
+from conformance.agent.families.twins import pair
 from conformance.agent.server_log import LogWriter, order_problems, read
 from conformance.agent.simulated import Oracle
 from conformance.agent.smalltools import SmallTools
@@ -20,6 +21,9 @@ from conformance.agent.tasks import Task, read_world, world_hash, write_world
 from conformance.agent.toolbox import Result, Tool, ToolCall
 
 Drive = Callable[..., Driver]
+
+
+TWINS = pair(chase.make("resume-left", 10), chase.make("resume-right", 10))
 
 
 class Killed(BaseException):
@@ -42,8 +46,8 @@ class Dying:
         self.count += len(calls)
         if self.count >= self.at and not self.after:
             raise Killed
-        results = self.inner.call_all(calls)
-        if self.count >= self.at:
+        results = self.inner.call_all(calls[:1] if self.count >= self.at else calls)
+        if self.count >= self.at:  # of parallel calls only the first was executed
             raise Killed
         return results
 
@@ -52,14 +56,14 @@ def s7_resume(drive: Drive) -> str:
     """A run killed at any call, before or after its execution, ends as if nothing had happened."""
     for at in (1, 2, 5, 6, 12):
         for after in (False, True):
-            wrong = _resumed(drive, at, after)
-            if wrong:
-                return f"killed {'after' if after else 'before'} call {at}: {wrong}"
+            for task in (ledger.make("resume", 16), TWINS):
+                wrong = _resumed(drive, task, at, after)
+                if wrong:
+                    return f"killed {'after' if after else 'before'} call {at}: {wrong}"
     return ""
 
 
-def _resumed(drive: Drive, at: int, after: bool) -> str:
-    task = ledger.make("resume", 16)
+def _resumed(drive: Drive, task: Task, at: int, after: bool) -> str:
     model = Oracle(task.policy)
     with tempfile.TemporaryDirectory() as folder:
         root, record, log = (Path(folder, name) for name in ("world", "turns.jsonl", "log"))

@@ -32,7 +32,8 @@ MFJS = frozenset(
     | {"properties", "required", "additionalProperties", "minLength", "maxLength", "minItems"}
     | {"maxItems", "$defs", "$ref"}
 )
-DEFAULT_CHARS, HARD_CHARS, LINE_CHARS = 4_000, 32_000, 2_000
+DEFAULT_CHARS, HARD_CHARS = 4_000, 32_000
+LARGE_LINES = 3_000
 LEAKED = re.compile(r"Traceback|input_value=|File \"|errors\.pydantic\.dev")
 
 
@@ -184,7 +185,7 @@ def _literal(subject: Subject, box: Toolbox) -> str:
 
 def s4_limits(subject: Subject, n: int) -> str:
     """Outputs are capped, the rest stays reachable, and no path leads outside."""
-    lines = [f"line {i} {'x' * 60}" for i in range(1, 3_001)] + ["y" * 5_000]
+    lines = [f"line {i} {'x' * 60}" for i in range(1, LARGE_LINES + 1)] + ["y" * 5_000]
     (subject.world / "large.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (subject.folder / "outside.txt").write_text("outside", encoding="utf-8")
     (subject.world / "link.txt").symlink_to(subject.folder / "outside.txt")
@@ -214,7 +215,7 @@ def s4_limits(subject: Subject, n: int) -> str:
 def _not_reached(box: Toolbox, first: Result) -> str:
     """Follow the calls that cut results name; every line must come once."""
     result, seen = first, 0
-    for _ in range(3_000):
+    for _ in range(LARGE_LINES):
         seen += len(re.findall(r"\bline \d+ x", result.text))
         more = re.search(r"\[more: (\w+)\((.*)\)\]", result.text)
         if not more:
@@ -224,7 +225,7 @@ def _not_reached(box: Toolbox, first: Result) -> str:
         result = one(box, more[1], **args, **numbers)
         if result.error:
             return f"the call it names fails: {result.text[:90]!r}"
-    return "" if seen == 3_000 else f"{seen} of 3000 lines can be reached"
+    return "" if seen == LARGE_LINES else f"{seen} of {LARGE_LINES} lines can be reached"
 
 
 def s5_refs(subject: Subject, n: int) -> str | None:

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conformance.agent.attempt import Attempt
-from conformance.agent.plots import Line, svg
-from conformance.agent.scaling import Trial, by_length, horizon, within
+from conformance.agent.plots import Line, Point, svg
+from conformance.agent.scaling import Survival, Trial, by_length, horizon, kaplan_meier, within
 from conformance.agent.tasks import Task
 
 FIELDS = (
     *("task", "family", "n", "seed", "status", "solved", "process", "safety", "failure"),
     *("steps", "calls", "prompt_tokens", "cached_tokens", "completion_tokens"),
-    *("model_seconds", "tool_seconds", "cost"),
+    *("model_seconds", "tool_seconds", "cost", "indices", "first_wrong"),
 )
 MEASURES = ("steps", "tokens", "seconds", "cost")
 INSTRUMENT = "simulated model: a check of the instrument, no evidence about any real model"
@@ -49,7 +49,22 @@ class Sweep:
         for level in (0.5, 0.8):
             length, sign = horizon(points, level)
             lines.append(f"H{round(level * 100)} {sign or '='} {length:.0f} calls")
-        return lines
+        return lines + self._survival_lines()
+
+    def survival(self) -> list[Survival]:
+        """Estimate how long runs stay right, for families that show it by index."""
+        shown = [row for row in self.rows if int(str(row["indices"]))]
+        wrong = [int(str(row["first_wrong"])) if row["first_wrong"] else None for row in shown]
+        return kaplan_meier(wrong, [int(str(row["indices"])) for row in shown])
+
+    def _survival_lines(self) -> list[str]:
+        curve = self.survival()
+        if not curve:
+            return []
+        last = curve[-1]
+        return [
+            f"right up to index {last.step}: {last.share:.2f} [{last.low:.2f}, {last.high:.2f}]"
+        ]
 
     def plots(self, title: str, note: str, expected: Sequence[Line] = ()) -> dict[str, str]:
         """Draw success by length, and within each budget: file name -> SVG."""
@@ -66,6 +81,9 @@ class Sweep:
                 drawn[f"success_by_{measure}.svg"] = svg(
                     title, f"{measure} allowed", "success", lines, note=note
                 )
+        if self.survival():
+            line = Line("right so far", [Point(*each) for each in self.survival()])
+            drawn["survival.svg"] = svg(title, "index", "share of runs", [line], note=note)
         return drawn
 
     def write(self, folder: Path, title: str, note: str, expected: Sequence[Line] = ()) -> None:
@@ -107,11 +125,16 @@ def row_of(task: Task, attempt: Attempt) -> dict[str, object]:
         "safety": " ".join(verdict.safety),
         "failure": verdict.failure,
     }
-    return own | {name: round(getattr(spent, name), 6) for name in FIELDS[len(own) :]}
+    by_index = verdict.by_index
+    last: dict[str, object] = {
+        "indices": len(by_index),
+        "first_wrong": by_index.index(False) + 1 if False in by_index else "",
+    }
+    return own | {name: round(getattr(spent, name), 6) for name in FIELDS[len(own) : -2]} | last
 
 
 def _trial(row: dict[str, object]) -> Trial:
-    number = {k: float(str(row[k])) for k in FIELDS[9:]}
+    number = {k: float(str(row[k])) for k in FIELDS[9:-2]}
     return Trial(
         str(row["task"]),
         int(str(row["n"])),

@@ -91,6 +91,7 @@ class Task:
     minefields: tuple[Minefield, ...] = ()
     unsolvable: bool = False
     modifiers: frozenset[str] = field(default_factory=frozenset)
+    public_check: Callable[[str, Files], bool] | None = None  # what a model could check itself
 
     @property
     def name(self) -> str:

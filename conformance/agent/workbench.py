@@ -1,5 +1,6 @@
 """Choosing by text what a run is made of: a simulated model, an endpoint, a tool server."""
 
+import json
 import os
 import shlex
 import sys
@@ -53,11 +54,18 @@ def usage() -> str:
     )
 
 
-def endpoint(base_url: str, model: str, key_variable: str, *, stream: bool = True) -> Model:
+def endpoint(
+    base_url: str, model: str, key_variable: str, *, stream: bool = True, extra: str = ""
+) -> Model:
     """Make the model behind an endpoint; the key comes from the environment, never a flag."""
     if not base_url.startswith(("http://", "https://")):
         raise InputError(f"the base URL must start with http:// or https://, got {base_url!r}")
-    return Retrying(Endpoint(base_url, model, os.environ.get(key_variable, ""), stream))
+    try:
+        more = json.loads(extra or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(f"--extra must be a JSON object: {error}") from None
+    key = os.environ.get(key_variable, "")
+    return Retrying(Endpoint(base_url, model, key, stream, extra=more))
 
 
 def run_name(task: Task, index: int = 0) -> str:

@@ -179,6 +179,7 @@ def make(seed: str, n: int) -> Task:
         2 * len(items),
         ProofPolicy(),
         outcome,
+        public_check=lambda answer, found: outcome(answer, found).solved,  # it is exact mathematics
     )
 
 

@@ -127,6 +127,7 @@ def make(seed: str, n: int) -> Task:
         RepairPolicy(),
         outcome,
         f"REPAIRED {count}",
+        public_check=lambda answer, found: expressions.run_tests(found) == f"{count} passed",
     )
 
 

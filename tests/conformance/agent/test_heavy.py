@@ -1,15 +1,19 @@
 """Heavy mode: voting, verifying and reading trajectories again."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from conformance.agent.attempt import Attempt, quick
-from conformance.agent.families import chase
+from conformance.agent.families import chase, proof, repair
 from conformance.agent.heavy import fuse, normalised, trajectories, verify, vote
 from conformance.agent.messages import Call, Reply, Request, calls_of
+from conformance.agent.misbehaving import Stopper
 from conformance.agent.simulated import Oracle, noisy
+from conformance.agent.tasks import Task
+from k2ref.errors import InputError
 
 
 def test_the_vote_takes_the_most_frequent_answer_and_the_first_of_equals() -> None:
@@ -20,11 +24,11 @@ def test_the_vote_takes_the_most_frequent_answer_and_the_first_of_equals() -> No
 
 
 def test_verify_takes_the_first_answer_that_passes_and_else_the_vote() -> None:
-    assert verify(["1", "2", "4", "6"], lambda a: int(a) % 4 == 0) == "4"
-    assert verify(["1", "1", "2"], lambda a: False) == "1"
+    assert verify(["1", "2", "4", "6"], [False, False, True, True]) == "4"
+    assert verify(["1", "1", "2"], [False, None, False]) == "1"
 
 
-def attempts(count: int) -> tuple[chase.Task, list[Attempt]]:
+def attempts(count: int) -> tuple[Task, list[Attempt]]:
     task = chase.make("heavy", 20)
 
     def one(index: int) -> Attempt:
@@ -45,10 +49,20 @@ def test_an_aggregate_is_judged_by_the_tasks_own_outcome() -> None:
     assert heavy.right == (normalised(heavy.chosen) == normalised(task.answer))
     assert heavy.pass_at_k == any(heavy.solved)
     assert not heavy.pass_hat_k
-    verified = fuse(task, found, "verify", check=lambda answer: answer == task.answer)
-    assert verified.right == heavy.pass_at_k
-    with pytest.raises(ValueError, match="verify needs the task's public check"):
+    with pytest.raises(InputError, match="chase has no public check"):
         fuse(task, found, "verify")
+
+
+@pytest.mark.parametrize("make", [proof.make, repair.make])
+def test_verify_takes_a_trajectory_that_passes_the_public_check(make: Callable[..., Task]) -> None:
+    task = make("heavy", 16)
+    oracle = Oracle(task.policy)
+    models = [Stopper(oracle, 4), Stopper(oracle, 6), oracle]
+    found = [quick(task, model) for model in models]
+    assert [a.checked for a in found][::2] == [False, True]
+    heavy = fuse(task, found, "verify")
+    assert heavy.right
+    assert heavy.chosen == found[2].run.answer
 
 
 def test_an_agent_reads_the_trajectories_and_answers_once_more(tmp_path: Path) -> None:

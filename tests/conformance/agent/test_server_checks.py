@@ -84,6 +84,11 @@ def served(fault: str) -> Callable[..., object]:
     return tools
 
 
+@pytest.fixture(autouse=True)
+def smaller_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_checks, "LARGE_LINES", 400)
+
+
 def test_a_right_server_passes_every_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workbench, "tools", served(""))
     assert [(r.case, r.verdict, r.message) for r in check("fake", 20) if r.verdict != "pass"] == []

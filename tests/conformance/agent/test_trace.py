@@ -85,6 +85,13 @@ def test_a_redacted_record_never_holds_reasoning(recorded: Recorded) -> None:
     assert b"[withheld]" in path.read_bytes()
 
 
+def test_a_record_without_reasoning_is_not_taken_up_again(recorded: Recorded) -> None:
+    task, path = recorded(redact_reasoning=True)
+    world = path.parent / "world"
+    with pytest.raises(InputError, match="cannot be taken up again"):
+        attempt(task, Oracle(task.policy), root=world, record=path)
+
+
 def test_redaction_keeps_everything_else() -> None:
     event = {
         "message": {"reasoning": "secret", "content": "x", "calls": [{"reasoning_content": ""}]}
