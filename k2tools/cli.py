@@ -21,11 +21,20 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         return int(options.command(options))
-    except (ValueError, OSError) as error:
-        print(f"k2tools: {error}", file=sys.stderr)
+    except (ValueError, OSError, ExceptionGroup) as error:
+        print(f"k2tools: {_refusal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _refusal(error: Exception) -> Exception:
+    """Find what refused the start inside the task groups it came through; defects go on."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if not isinstance(error, ValueError | OSError):
+        raise error
+    return error
 
 
 def parser() -> argparse.ArgumentParser:

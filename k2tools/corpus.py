@@ -19,7 +19,8 @@ class Document(NamedTuple):
     title: str = ""
     date: str = ""  # YYYY-MM-DD, "" when the document states none
     url: str = ""
-    stamp: str = ""  # of the source it was made from; equal stamps need no second reading
+    folder: str = ""  # the source it comes from, which is brought up to date as a whole
+    stamp: str = ""  # of the file it was made from; equal stamps need no second reading
 
 
 class Passage(NamedTuple):

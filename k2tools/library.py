@@ -71,9 +71,10 @@ class Library:
         self, query: str, asked: Query, offset: int, count: int, *, site: str, since: str
     ) -> list[Passage]:
         """Rank passages, the first of them also by meaning: query twice, which hits -> hits."""
-        if self.reorder is None:
-            return self.index.search(asked, count, offset=offset, site=site, since=since)
-        hits = self.index.search(asked, max(DEPTH, offset + count), site=site, since=since)
+        with updating():
+            if self.reorder is None:
+                return self.index.search(asked, count, offset=offset, site=site, since=since)
+            hits = self.index.search(asked, max(DEPTH, offset + count), site=site, since=since)
         return (self.reorder(query, hits[:DEPTH]) + hits[DEPTH:])[offset : offset + count]
 
     def read_all(self) -> None:
@@ -107,7 +108,7 @@ class Library:
                 entry = entry_of(folder, path)
             except ToolError:
                 return self.index.delete([id])
-            if self.index.stamps(id).get(id) != stamp_of(entry):
+            if self.index.stamp(id) != stamp_of(entry):
                 self.index.add([self._read(folder, entry)])
 
     def why_empty(self, id: str) -> str:
@@ -137,15 +138,15 @@ class Library:
             self.index.close()
 
     def _forget_other_folders(self) -> None:
-        prefixes = tuple(folder.prefix for folder in self.folders[1:])
-        known = {entry.path for entry in self.folders[0].files.files()}
-        gone = [id for id in self.index.stamps() if id not in known and not id.startswith(prefixes)]
-        self.index.delete(gone)
+        given = {folder.prefix for folder in self.folders}
+        for folder in self.index.folders():
+            if folder not in given:
+                self.index.delete(self.index.stamps(folder))
 
     def _refresh(self, folder: Folder, report: Report) -> None:
         files = (e for e in folder.files.files() if printable(e.path) == e.path)
         entries = {folder.prefix + entry.path: entry for entry in files}
-        known = self._known(folder)
+        known = self.index.stamps(folder.prefix)
         changed = [(id, e) for id, e in entries.items() if known.get(id) != stamp_of(e)]
         self.index.delete([id for id in known if id not in entries])
         batch: list[Document] = []
@@ -159,20 +160,13 @@ class Library:
             report(folder.prefix.removesuffix(":") or "workspace", done, len(changed))
         self.index.add(batch)
 
-    def _known(self, folder: Folder) -> dict[str, str]:
-        stamps = self.index.stamps(folder.prefix)
-        others = tuple(other.prefix for other in self.folders[1:])
-        if folder.prefix:
-            return stamps
-        return {id: stamp for id, stamp in stamps.items() if not id.startswith(others)}
-
     def _read(self, folder: Folder, entry: Entry) -> Document:
         """Read a file; one that cannot be read becomes a document without lines."""
         try:
             found = self._extracted(folder, entry)
         except ToolError:
             found = Extracted([])  # open says why
-        return document(folder.prefix + entry.path, found, stamp_of(entry))
+        return document(folder.prefix + entry.path, found, folder.prefix, stamp_of(entry))
 
     def _extracted(self, folder: Folder, entry: Entry) -> Extracted:
         kind = kind_of(entry.path)
@@ -189,8 +183,9 @@ def updating() -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error  # no path of the host
         raise ToolError(
-            f"the index of the documents cannot be updated ({error}); list_files, grep and "
+            f"the index of the documents cannot be used ({reason}); list_files, grep and "
             "read_file still work, and the operator can delete index.sqlite in the state folder"
         ) from None
 

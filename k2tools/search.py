@@ -14,9 +14,9 @@ import anyio
 from mcp_types import ToolAnnotations
 from pydantic import Field
 
+from k2tools import index
 from k2tools.corpus import Passage, Window
 from k2tools.documents import Extractor
-from k2tools.index import Index
 from k2tools.library import Folder, Library, named
 from k2tools.pages import Reader
 from k2tools.patterns import Patterns
@@ -312,7 +312,7 @@ async def start(app: App) -> AsyncIterator[None]:
         files = Workspace(path, writable=False, secret_globs=settings.secret_globs)
         folders.append(Folder(f"{name}:", files))
     extractor = Extractor(settings.extract_timeout_s, settings.fallback_encoding)
-    library = Library(Index(settings.state / "index.sqlite"), folders, extractor)
+    library = Library(index.opened(settings.state / "index.sqlite"), folders, extractor)
     if settings.semantic:
         from k2tools.semantic import Encoder, model_folder  # NumPy is not needed otherwise
 

@@ -1,6 +1,8 @@
 """The commands, as a stranger runs them."""
 
 import json
+import os
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -15,6 +17,8 @@ from k2tools.doctor import report
 from k2tools.replay import replay
 from k2tools.settings import Settings
 from tests.k2tools.conftest import text
+
+ROOT = Path(__file__).parents[2]
 
 
 def argv_in(client: str, snippet_text: str) -> list[str]:
@@ -123,3 +127,29 @@ async def test_a_replay_on_another_workspace_shows_the_first_difference(
     await run_some_calls(folder, state)
     assert await anyio.to_thread.run_sync(replay, state / "runs" / "one", other) == 1
     assert "r2  edit_file  DIFFERS: line 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--facts", "facts.jsonl"], "facts.jsonl is refused. line 1: the source docs:a.md:L7"),
+        (["--web", "brave"], "set K2TOOLS_BRAVE_KEY"),
+        (["--web", "altavista"], "there are searxng, brave, tavily, exa, ddgs"),
+        (["--semantic", "."], "pip install 'k2ref[semantic]'"),
+        (["--corpus", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_start_that_is_refused_says_why_in_one_line(
+    tmp_path: Path, flags: list[str], reason: str
+) -> None:
+    (tmp_path / "ws").mkdir()
+    (tmp_path / "facts.jsonl").write_text('{"key": "x", "value": 1, "source": "docs:a.md:L7"}\n')
+    command = [sys.executable, "-m", "k2tools", "serve", "ws", "--state", "state", *flags]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    run = subprocess.run(
+        command, cwd=tmp_path, env=environment, input="", capture_output=True, text=True
+    )
+    assert run.returncode == 2
+    assert reason in run.stderr
+    assert run.stderr.startswith("k2tools: ")
+    assert run.stderr.count("\n") == 1

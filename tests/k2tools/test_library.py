@@ -1,0 +1,170 @@
+"""The library reads what changed and only that, survives a kill, and says how far it is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from k2tools import library as library_module
+from k2tools import search
+from k2tools.documents import Extracted, Extractor
+from k2tools.index import Index, opened
+from k2tools.library import Folder, Library, named
+from k2tools.query import parse
+from k2tools.settings import Settings
+from k2tools.workspace import Workspace
+from tests.k2tools.conftest import Connect, text
+
+ROOT = Path(__file__).parents[2]
+
+
+class Counting(Extractor):
+    """Counts what it reads."""
+
+    def __init__(self) -> None:
+        super().__init__(10.0)
+        self.read = 0
+
+    def __call__(self, kind: str, data: bytes, **options: str) -> Extracted:
+        self.read += 1
+        return super().__call__(kind, data, **options)
+
+
+@pytest.fixture
+def extractor() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def library(tmp_path: Path, extractor: Counting) -> Iterator[Library]:
+    (tmp_path / "ws").mkdir()
+    workspace = Workspace(tmp_path / "ws")
+    made = Library(Index(tmp_path / "index.sqlite"), [Folder("", workspace)], extractor)
+    yield made
+    made.close()
+    workspace.close()
+
+
+def ids(library: Library, query: str) -> list[str]:
+    return [hit.id for hit in library.index.search(parse(query), 20)]
+
+
+def test_only_what_changed_is_read_again(
+    library: Library, extractor: Counting, tmp_path: Path
+) -> None:
+    for name in "abc":
+        (tmp_path / "ws" / f"{name}.md").write_text(f"common {name}")
+    library.read_all()
+    assert extractor.read == 3
+    library.refresh_workspace()
+    assert extractor.read == 3
+    (tmp_path / "ws" / "b.md").write_text("common other")
+    (tmp_path / "ws" / "c.md").unlink()
+    library.refresh_workspace()
+    assert extractor.read == 4
+    assert ids(library, "common") == ["a.md", "b.md"]
+    assert ids(library, "other") == ["b.md"]
+
+
+def test_a_name_that_cannot_be_an_id_is_passed_over(library: Library, tmp_path: Path) -> None:
+    for name in (b"bad\xff.md", b"line\nbreak.md", b"good.md"):
+        (tmp_path / "ws" / os.fsdecode(name)).write_text("common")
+    library.read_all()
+    assert ids(library, "common") == ["good.md"]
+
+
+def test_a_walk_that_takes_long_is_followed_by_a_rest(
+    library: Library, extractor: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.read_all()
+    clock = iter([0.0, 1.0, 5.0, 12.0, 12.0])
+    monkeypatch.setattr(library_module.time, "monotonic", lambda: next(clock))
+    library.refresh_workspace()  # took a second
+    (tmp_path / "ws" / "a.md").write_text("common")
+    library.refresh_workspace()  # four seconds later: still resting
+    assert extractor.read == 0
+    library.refresh_workspace()
+    assert extractor.read == 1
+
+
+def test_corpus_folders_have_names_of_their_own() -> None:
+    assert [name for name, _ in named(("/a/docs", "/b/docs", "/c/my docs", "/d/https", "/"))] == [
+        "docs",
+        "docs-2",
+        "my-docs",
+        "https-2",
+        "corpus",
+    ]
+
+
+def test_a_damaged_index_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "index.sqlite").write_bytes(b"SQLite format 3\0" + b"garbage" * 1000)
+    index = opened(tmp_path / "index.sqlite")
+    assert index.size() == (0, 0)
+    index.close()
+
+
+@pytest.mark.anyio
+async def test_a_search_during_the_first_reading_says_so(
+    connect: Connect, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "FIRST_READING_S", 0.05)
+    monkeypatch.setattr(Library, "read_all", lambda self: None)
+    (settings.workspace / "a.md").write_text("common")
+    async with connect() as client:
+        answer = await text(client, "search", query="common")
+        assert "still being read: 0 of 0 files; ask again later" in answer
+        assert "1\tcommon" in await text(client, "open", id="a.md")
+
+
+@pytest.mark.anyio
+async def test_a_relative_link_of_a_local_page_leads_to_its_neighbour(
+    connect: Connect, settings: Settings, tmp_path: Path
+) -> None:
+    pytest.importorskip("readability", reason="the extra `web` is not installed")
+    (tmp_path / "site" / "guide").mkdir(parents=True)
+    (tmp_path / "site" / "guide" / "p.html").write_text(
+        '<article><p>Read the <a href="../table.md#x">table of limits</a> first.</p></article>'
+    )
+    (tmp_path / "site" / "table.md").write_text("limits here")
+    async with connect(replace(settings, corpora=(str(tmp_path / "site"),))) as client:
+        assert "[table of limits][1]" in await text(client, "open", id="site:guide/p.html")
+        linked = await text(client, "open", id="site:guide/p.html#1")
+        assert linked.startswith("site:table.md · lines 1-1 of 1\n1\tlimits here")
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_indexing_leaves_an_index_that_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "ws"
+    folder.mkdir()
+    for number in range(3_000):
+        (folder / f"{number:04}.md").write_text(f"common word{number}\n" * 40)
+    code = (
+        "import sys; from pathlib import Path; from k2tools.index import Index;"
+        "from k2tools.library import *; base = Path(sys.argv[1]);"
+        "w = Workspace(base / 'ws');"
+        "Library(Index(base / 'i.sqlite'), [Folder('', w)], Extractor(9.0)).read_all()"
+    )
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
+        path = tmp_path / "i.sqlite-wal"
+        deadline = time.monotonic() + 30
+        before = path.stat().st_size if path.exists() else 0
+        while time.monotonic() < deadline and process.poll() is None:
+            if path.exists() and path.stat().st_size > before + 200_000:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    workspace = Workspace(folder)
+    library = Library(opened(tmp_path / "i.sqlite"), [Folder("", workspace)], Extractor(9.0))
+    library.read_all()
+    assert library.index.size()[0] == 3_000
+    assert ids(library, "word2999") == ["2999.md"]
+    library.close()
+    workspace.close()
