@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     _serve_options(command("serve", run_serve, "serve a folder over stdio or HTTP"))
+    command("demo", run_demo, "start the server on an example and use it with a real client")
     made = command("config", run_config, "print the snippet that connects a client")
     made.add_argument(
         "client", help="claude-code, claude-desktop, codex, cursor, kimi-code, vscode"
@@ -234,6 +235,12 @@ def _say_where(settings: Settings, url: str, address: "Address") -> None:
     print(f"k2tools serves {settings.workspace} on {url}", file=sys.stderr, flush=True)
     if isinstance(address.verifier, SharedToken):
         print(f"Authorization: Bearer {address.verifier.token}", file=sys.stderr, flush=True)
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    from k2tools.demo import demo
+
+    return demo()
 
 
 def run_config(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ def show(folder: Path, *, full: bool = False, out: TextIO | None = None) -> int:
     verdict = verify(folder)
     out = out or sys.stdout
     for record in verdict.records:
-        print(_headline(record), file=out)
+        print(headline(record), file=out)
         for line in _body_lines(folder, record, full=full):
             print(f"    {line}", file=out)
     torn = f", {verdict.torn_bytes} bytes torn off its end" if verdict.torn_bytes else ""
@@ -28,11 +28,12 @@ def show(folder: Path, *, full: bool = False, out: TextIO | None = None) -> int:
     return 1 if verdict.problems else 0
 
 
-def _headline(record: dict[str, Any]) -> str:
+def headline(record: dict[str, Any], max_chars: int = SHOWN_CHARS) -> str:
+    """Write a call, its end and its sizes on one line."""
     parent = f" (inside {record['parent']})" if record["parent"] else ""
     call = call_text(record["tool"], record["args"])
-    if len(call) > SHOWN_CHARS:
-        call = call[: SHOWN_CHARS - 2] + "…)"
+    if len(call) > max_chars:
+        call = call[: max_chars - 2] + "…)"
     sizes = f"{record['ms']:.1f} ms, {record['out_len']} bytes"
     return f"{record['ref']}  {record['status']}  {call}  [{sizes}]{parent}"
 

@@ -1,5 +1,6 @@
 """The commands, as a stranger runs them."""
 
+import io
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from mcp import Client, StdioServerParameters
 
 from k2tools.cli import _limit, main
 from k2tools.clients import CLIENTS, command, snippet
+from k2tools.demo import demo
 from k2tools.doctor import report
 from k2tools.replay import replay
 from k2tools.settings import Settings
@@ -83,6 +85,16 @@ def test_http_beyond_loopback_without_a_token_is_refused(
 
 def test_the_doctor_names_the_way_paths_are_opened(settings: Settings) -> None:
     assert any(line.startswith("paths:") for line in report(settings))
+
+
+def test_the_demo_shows_real_answers_and_a_verified_log() -> None:
+    out = io.StringIO()
+    assert demo(out) == 0
+    shown = out.getvalue()
+    assert "[docs/gauge.md:L8-L9]" in shown
+    assert "+Mean level: 2.2" in shown
+    assert "leads outside" in shown
+    assert "6 calls, chain verified" in shown
 
 
 async def run_some_calls(folder: Path, state: Path) -> None:
