@@ -186,10 +186,10 @@ def _weights(words_MP, scale_MG, group, w_ML):
             w_ML[m, i] = (np.float32(code) - np.float32(8)) * scale_MG[m, i // group]
 
 
-@threaded
+@kernel
 def _round_bfloat16(bits):
     """Round float32 to 8 significant bits in place, ties to even: bits -> nothing. NaN stays."""
-    for i in prange(len(bits)):
+    for i in range(len(bits)):
         magnitude = bits[i] & np.uint32(0x7FFFFFFF)
         if magnitude <= np.uint32(0x7F800000):
             half = np.uint32(0x7FFF) + ((bits[i] >> np.uint32(16)) & np.uint32(1))

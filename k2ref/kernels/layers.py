@@ -37,10 +37,10 @@ def rms_norm(
     return out_TD.astype(x_TD.dtype, copy=False)
 
 
-@threaded
+@kernel
 def _rms_norm(x_TD, gain_D, eps, out_TD):
     T, D = x_TD.shape
-    for t in prange(T):
+    for t in range(T):
         squares = lanes.zeros(1)
         for d in range(0, D - 15, 16):
             x = lanes.load_across(x_TD, t, d, 1)
@@ -139,9 +139,9 @@ def _gated(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     return out[:size].reshape(gate.shape)
 
 
-@threaded
+@kernel
 def _silu_product(gate, up, out_1):
-    for i in prange(len(gate) // 16):
+    for i in range(len(gate) // 16):
         gated = lanes.silu(lanes.load(gate, 16 * i, 1))
         lanes.store(lanes.product(gated, lanes.load(up, 16 * i, 1)), out_1, 0, 16 * i)
 
@@ -154,10 +154,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return out.reshape(logits.shape).astype(logits.dtype, copy=False)
 
 
-@threaded
+@kernel
 def _softmax(logits_TS, out_TS):
     T, S = logits_TS.shape
-    for t in prange(T):
+    for t in range(T):
         top = logits_TS[t, 0]
         for s in range(S):
             top = max(top, logits_TS[t, s])

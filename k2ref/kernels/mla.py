@@ -93,22 +93,25 @@ def _walk(tiles, latent_SC, key_SR, scale, visible, block, sums):
     """Sum latents under the softmax of their scores: tiles of queries, cache -> sums."""
     for tile in prange(len(tiles)):
         first = tile * QUERIES
-        out = sums[first : first + QUERIES]
         score = np.empty((QUERIES, block + PAIR), np.float32)
-        power = np.empty((QUERIES, block), np.float32)
-        top = np.full(QUERIES, -np.inf, np.float32)
+        power = np.empty((block, QUERIES), np.float32)
+        top = np.empty(QUERIES, np.float32)
         mass = np.zeros(QUERIES, np.float32)
+        for q in range(QUERIES):
+            top[q] = -np.inf
         last = visible[first + QUERIES - 1]
         for s in range(0, last, block):
             count = min(block, last - s)
             _score(tiles[tile], latent_SC, key_SR, s, count, score)
             for q in range(QUERIES):
                 seen = max(0, min(count, visible[first + q] - s))
-                _weigh(score[q, 1 : block + 1], seen, scale, q, top, mass, power, out)
-            _add(power.T.copy(), latent_SC, s, count, out)
+                factor = _weigh(score, seen, scale, q, top, mass, power)
+                for c in range(sums.shape[1]):
+                    sums[first + q, c] *= factor
+            _add(power, latent_SC, s, count, sums, first)
         for q in range(QUERIES):
-            for c in range(out.shape[1]):
-                out[q, c] /= mass[q]
+            for c in range(sums.shape[1]):
+                sums[first + q, c] /= mass[q]
 
 
 @kernel
@@ -131,41 +134,41 @@ def _score(query, latent_SC, key_SR, first, count, score):
 
 
 @kernel
-def _weigh(score, seen, scale, q, top, mass, power, out):
-    """Turn scores of query q into powers and scale down what was summed before: -> power[q]."""
-    if seen == 0:
-        power[q] = 0
-        return
+def _weigh(score, seen, scale, q, top, mass, power):
+    """Turn the scores of query q into powers: -> power[:, q], the factor for what was summed."""
+    block = len(power)
     best = top[q]
-    for i in range(seen):
-        score[i] *= scale
-        if not score[i] <= best:  # also for NaN
-            best = score[i]
-    for i in range(seen):
-        score[i] -= best
-    score[seen:] = -np.inf
+    for i in range(1, seen + 1):
+        score[q, i] *= scale
+        if not score[q, i] <= best:  # also for NaN
+            best = score[q, i]
+    for i in range(1, seen + 1):
+        score[q, i] -= best
+    for i in range(seen + 1, block + 1):
+        score[q, i] = -np.inf
     total = lanes.zeros(1)
-    for i in range(0, len(score), 16):
-        part = lanes.exp(lanes.load(score, i, 1))
+    for i in range(1, block, 16):
+        part = lanes.exp(lanes.load_across(score, q, i, 1))
         total = lanes.added(total, part)
-        lanes.store(part, power, q, i)
-    factor = np.exp(top[q] - best)
+        lanes.store(part, score, q, i)
+    for i in range(block):
+        power[i, q] = score[q, i + 1]
+    factor = np.exp(top[q] - best) if seen else np.float32(1)
     mass[q] = mass[q] * factor + lanes.total(total)
     top[q] = best
-    for c in range(out.shape[1]):
-        out[q, c] *= factor
+    return factor
 
 
 @kernel
-def _add(power_SQ, latent_SC, first, count, out):
-    """Add `count` rows of the cache, weighed, to the sum of each query: -> out."""
+def _add(power, latent_SC, start, count, sums, first):
+    """Add `count` rows of the cache, weighed, to the sums of a tile: -> sums[first :]."""
     part = np.empty((1, 16 * SUMS), np.float32)
     for c in range(0, latent_SC.shape[1], COLUMNS):
         total = lanes.zeros(SUMS)
         for i in range(count):
-            row = lanes.load_across(latent_SC, first + i, c, STRIP)
-            total = lanes.fused_outer(lanes.splat(power_SQ, i, 0, QUERIES), row, total)
+            row = lanes.load_across(latent_SC, start + i, c, STRIP)
+            total = lanes.fused_outer(lanes.splat(power, i, 0, QUERIES), row, total)
         lanes.store(total, part, 0, 0)
         for q in range(QUERIES):
             for i in range(COLUMNS):
-                out[q, c + i] += part[0, q * COLUMNS + i]
+                sums[first + q, c + i] += part[0, q * COLUMNS + i]

@@ -10,7 +10,7 @@ weights are read once for all its tokens.
 import numpy as np
 
 from k2ref.kernels import _arrays
-from k2ref.kernels._jit import prange, threaded
+from k2ref.kernels._jit import kernel
 from k2ref.kernels.int4 import Dequant
 from k2ref.kernels.layers import swiglu
 from k2ref.kernels.weights import multiply
@@ -45,9 +45,9 @@ def moe(
     return out_TD.astype(x_TD.dtype, copy=False)
 
 
-@threaded
+@kernel
 def _add(rows_TD, tokens, weights, out_TD):
     """Add weighed rows to their tokens, which differ: rows_TD, tokens, weights -> nothing."""
-    for i in prange(len(tokens)):
+    for i in range(len(tokens)):
         for d in range(rows_TD.shape[1]):
             out_TD[tokens[i], d] += weights[i] * rows_TD[i, d]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from k2ref.kernels import _arrays
-from k2ref.kernels._jit import prange, threaded
+from k2ref.kernels._jit import kernel
 
 
 def rotate(
@@ -31,10 +31,10 @@ def rotate(
     return out_THR.reshape(x.shape).astype(x.dtype, copy=False)
 
 
-@threaded
+@kernel
 def _rotate(x_THR, cos_TZ, sin_TZ, out_THR):
     T, H, R = x_THR.shape
-    for t in prange(T):
+    for t in range(T):
         for h in range(H):
             for z in range(R // 2):
                 even, odd = x_THR[t, h, 2 * z], x_THR[t, h, 2 * z + 1]

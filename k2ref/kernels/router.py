@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from k2ref.kernels import _arrays
-from k2ref.kernels._jit import kernel, prange, threaded
+from k2ref.kernels._jit import kernel
 from k2ref.kernels.layers import linear
 from k2ref.oracle.router import Routing
 
@@ -40,10 +40,10 @@ def router_scores(logits_TE: np.ndarray) -> np.ndarray:
     return scores_TE
 
 
-@threaded
+@kernel
 def _scores(logits_TE, scores_TE):
     T, E = logits_TE.shape
-    for t in prange(T):
+    for t in range(T):
         for e in range(E):
             tail = np.exp(-np.abs(logits_TE[t, e]))  # never overflows
             upper = np.float32(1) if logits_TE[t, e] >= 0 else tail
@@ -93,10 +93,10 @@ def _largest(values, taken, ties):
     return found
 
 
-@threaded
+@kernel
 def _choose(choice_TE, scores_TE, ties, experts_TK, weights_TK):
     T, K = experts_TK.shape
-    for t in prange(T):
+    for t in range(T):
         taken = np.zeros(choice_TE.shape[1], np.bool_)
         for k in range(K):
             e = _largest(choice_TE[t], taken, ties)
@@ -105,12 +105,12 @@ def _choose(choice_TE, scores_TE, ties, experts_TK, weights_TK):
             weights_TK[t, k] = scores_TE[t, e]
 
 
-@threaded
+@kernel
 def _keep_groups(choice_TE, n_group, topk_group, fill):
     """Overwrite the groups that are not among the best: choice_TE -> nothing."""
     T, E = choice_TE.shape
     size = E // n_group
-    for t in prange(T):
+    for t in range(T):
         sums = np.empty(n_group, np.float32)
         for g in range(n_group):
             sums[g] = _best_two(choice_TE[t, g * size : (g + 1) * size])
