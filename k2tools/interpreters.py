@@ -1,8 +1,10 @@
 """The Python sessions of a server: the tier they run in, the warm pool, the open handles."""
 
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -10,8 +12,9 @@ from anyio.abc import TaskGroup
 from k2tools.handles import Handles
 from k2tools.results import ToolError
 from k2tools.sandbox import ladder, owner
+from k2tools.sandbox.gateway import GatewayKernel
 from k2tools.sandbox.jail import Jail
-from k2tools.sandbox.kernel import Call, LocalKernel, Outcome
+from k2tools.sandbox.kernel import Call, Kernel, Outcome
 from k2tools.sandbox.limits import Limits
 from k2tools.sandbox.pool import Pool
 from k2tools.sandbox.process import SandboxError
@@ -22,10 +25,43 @@ SWEEP_S = 30.0
 NEW = 'session="new" starts another'
 
 
+class Source(Protocol):
+    """Where fresh kernels come from."""
+
+    async def take(self) -> Kernel: ...
+
+    async def close(self) -> None: ...
+
+
+class Gateway:
+    """Kernels of the gateway that the operator named."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._taken: list[GatewayKernel] = []
+
+    async def take(self) -> Kernel:
+        settings = self._settings
+        self._taken = [kernel for kernel in self._taken if kernel.alive]
+        kernel = await GatewayKernel.start(
+            settings.gateway_url,
+            os.environ.get("K2TOOLS_GATEWAY_TOKEN", ""),
+            folder=settings.gateway_folder,
+            max_output_bytes=_max_output_bytes(settings),
+        )
+        self._taken.append(kernel)
+        return kernel
+
+    async def close(self) -> None:
+        async with anyio.create_task_group() as ending:
+            for kernel in self._taken:
+                ending.start_soon(kernel.close)
+
+
 class Session:
     """A session that a model holds by its handle: one cell at a time, one more may wait."""
 
-    def __init__(self, kernel: LocalKernel) -> None:
+    def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self._turn, self._claims = anyio.Lock(), 0
 
@@ -49,7 +85,7 @@ class Interpreters:
     def __init__(self, settings: Settings, group: TaskGroup) -> None:
         self._settings, self._group = settings, group
         self._preparing = anyio.Lock()
-        self._pool: Pool | None = None
+        self._source: Source | None = None
         self._refusal = ""
         self.sessions: Handles[Session] = Handles(
             "py_",
@@ -59,7 +95,7 @@ class Interpreters:
             max_per_principal=settings.max_sessions,
         )
 
-    async def take(self) -> LocalKernel:
+    async def take(self) -> Kernel:
         """Hand out a fresh sandbox. Raises ToolError where there can be none."""
         try:
             return await (await self._ready()).take()
@@ -80,24 +116,27 @@ class Interpreters:
 
     async def close(self) -> None:
         """End every sandbox; all are told before any is waited for."""
-        if self._pool is not None:
-            await self._pool.close()
+        if self._source is not None:
+            await self._source.close()
 
-    async def _ready(self) -> Pool:
+    async def _ready(self) -> Source:
         async with self._preparing:
             if self._refusal:
                 raise SandboxError(self._refusal)
-            if self._pool is None:
+            if self._source is None:
                 try:
-                    self._pool = await self._open()
+                    self._source = await self._open()
                 except (SandboxError, OSError) as error:
                     self._refusal = str(error)
                     print(f"k2tools: python is refused: {error}", file=sys.stderr)
                     raise SandboxError(self._refusal) from None
-            return self._pool
+            return self._source
 
-    async def _open(self) -> Pool:
+    async def _open(self) -> Source:
         settings = self._settings
+        if settings.gateway_url:
+            print(f"k2tools: python runs on {settings.gateway_url}", file=sys.stderr)
+            return Gateway(settings)
         owner.hand_over(settings.workspace)
         jail = jail_of(settings)
         if not settings.unsafe_no_sandbox:
@@ -108,10 +147,14 @@ class Interpreters:
             self._group,
             warm=settings.warm_sandboxes,
             preload=settings.preload,
-            max_output_bytes=settings.body_chars * 7 // 10,  # room for value, error, notes
+            max_output_bytes=_max_output_bytes(settings),
         )
         await pool.open()
         return pool
+
+
+def _max_output_bytes(settings: Settings) -> int:
+    return settings.body_chars * 7 // 10  # room for value, error and notes in one body
 
 
 def jail_of(settings: Settings) -> Jail:

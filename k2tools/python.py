@@ -11,7 +11,7 @@ from pydantic import Field
 from k2tools.broker import broker
 from k2tools.interpreters import NEW, Interpreters, Session, running
 from k2tools.results import Result, ToolError
-from k2tools.sandbox.kernel import GRACE_S, LocalKernel, Outcome
+from k2tools.sandbox.kernel import GRACE_S, Kernel, Outcome
 from k2tools.toolbox import App, Context, Pack, tool
 from k2tools.workspace import Entry, printable
 
@@ -64,7 +64,7 @@ async def _in_session(cx: Context, held: Session, handle: str, code: str, timeou
 
 
 async def _run(
-    cx: Context, kernel: LocalKernel | Session, code: str, timeout_s: int, handle: str
+    cx: Context, kernel: Kernel | Session, code: str, timeout_s: int, handle: str
 ) -> Result:
     """Run a cell and say what it printed, what it is worth, and which files it changed."""
     limit_s = min(timeout_s, cx.settings.call_timeout_s - GRACE_S - ANSWER_S)

@@ -79,6 +79,7 @@ class Settings:
     workspace_growth_bytes: int = 2**30  # by python, since the server started
     workspace_growth_files: int = 50_000
     gateway_url: str = ""  # a Jupyter gateway, instead of a sandbox on this machine
+    gateway_folder: str = ""  # the workspace as the gateway's kernels see it
     unsafe_no_sandbox: bool = False
 
     # HTTP

@@ -180,69 +180,6 @@ async def test_floods_of_output_are_bounded(connect: Connect, settings: Settings
     assert verify(run).records[0]["out_len"] <= settings.body_chars
 
 
-async def test_other_tools_are_reached_and_logged_under_the_call(
-    connect: Connect, settings: Settings
-) -> None:
-    (settings.workspace / "a.txt").write_text("alpha\n")
-    async with connect() as client:
-        code = (
-            "import k2\nprint('a.txt' in k2.list_files(glob='*.txt'))\n"
-            "try: k2.read_file(path='../etc/passwd')\nexcept k2.ToolError as e: print(e)\n"
-            "try: k2.python(code='1')\nexcept k2.ToolError as e: print(e)\n"
-            "try: k2.list_files(glo='x')\nexcept k2.ToolError as e: print(e)"
-        )
-        answer = await text(client, "python", code=code)
-        assert answer.startswith("True\n'../etc/passwd' leads outside.")
-        assert "python cannot call itself" in answer
-        assert "did you mean 'glob'?" in answer
-    (run,) = (settings.state / "runs").iterdir()
-    verdict = verify(run)
-    assert not verdict.problems
-    parents = {r["tool"]: r["parent"] for r in verdict.records}
-    assert parents["list_files"] == parents["read_file"] == "r1"
-    assert parents["python"] == ""
-
-
-async def test_files_of_the_other_tools_can_be_changed_and_theirs_read(
-    connect: Connect, settings: Settings
-) -> None:
-    async with connect() as client:
-        await text(client, "write_file", path="new/a.txt", text="one\n")
-        code = "open('new/a.txt', 'a').write('two\\n')\nopen('new/b.txt', 'w').write('three')"
-        assert "new/a.txt changed 8 B; new/b.txt new 5 B" in await text(client, "python", code=code)
-        edit = {"path": "new/b.txt", "edits": [{"old": "three", "new": "four"}]}
-        assert not (await client.call_tool("edit_file", edit)).is_error
-        assert "two" in await text(client, "read_file", path="new/a.txt")
-
-
-async def test_inner_calls_are_counted_in_the_budget_and_bounded_per_cell(
-    connect: Connect, settings: Settings
-) -> None:
-    code = (
-        "import k2\nfor i in range(9):\n    try: k2.list_files()\n"
-        "    except k2.ToolError as e: print(i, e)"
-    )
-    async with connect(dataclasses.replace(settings, max_inner_calls=4)) as client:
-        assert "4 a cell may make 4 calls of k2" in await text(client, "python", code=code)
-    limited = dataclasses.replace(settings, budget_calls=3, run="budget")
-    async with connect(limited) as client:
-        assert "2 the budget of 3 calls is used up" in await text(client, "python", code=code)
-
-
-async def test_k2_from_a_thread_that_outlives_its_cell_waits_for_the_next(
-    connect: Connect,
-) -> None:
-    code = (
-        "import k2, threading, time\ndef late():\n    time.sleep(0.2)\n    print(k2.list_files())\n"
-        "t = threading.Thread(target=late)\nt.start()"
-    )
-    async with connect() as client:
-        first = await text(client, "python", code=code, session="new")
-        handle = first.split("\n")[0].removeprefix("session ")
-        answer = await text(client, "python", code="time.sleep(0.3)\nt.join()", session=handle)
-        assert "no file matches" in answer
-
-
 async def test_one_call_runs_one_waits_and_more_are_refused(connect: Connect) -> None:
     answers: list[str] = []
     async with connect() as client:
@@ -295,6 +232,7 @@ async def test_a_cancelled_call_stops_and_its_session_keeps_its_variables(
         assert answer.split("\n")[0] == again.split("\n")[0] != "0"
 
 
+@pytest.mark.slow
 async def test_figures_become_files_that_the_text_describes(
     connect: Connect, settings: Settings
 ) -> None:
@@ -314,6 +252,7 @@ async def test_figures_become_files_that_the_text_describes(
     assert data.startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 async def test_a_table_that_is_not_shown_whole_is_saved(
     connect: Connect, settings: Settings
 ) -> None:

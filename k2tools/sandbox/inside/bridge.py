@@ -12,13 +12,19 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from . import frames
 
 
 class ToolError(Exception):
     """A tool of the server refused or failed."""
+
+
+class Link(Protocol):
+    """A way to the other tools."""
+
+    def call(self, tool: str, arguments: dict[str, Any]) -> Any: ...
 
 
 class Bridge:
@@ -61,7 +67,7 @@ def uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def install(link: Bridge) -> None:
+def install(link: Link) -> None:
     """Put the module `k2` where import finds it."""
 
     def function(name: str) -> Callable[..., Any]:

@@ -32,7 +32,8 @@ class Cells:
         """Run one cell: source -> value shown and error, either may be empty."""
         self._count += 1
         name = f"<cell {self._count}>"
-        linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+        lines = [line + "\n" for line in code.split("\n")]
+        linecache.cache[name] = (len(code), None, lines, name)
         value = error = ""
         try:
             body, last = parsed(code, name)
