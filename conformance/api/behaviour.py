@@ -23,7 +23,7 @@ NOW = [function("now", {"type": "object", "properties": {}}, "Get the current ti
 PAYLOADS: dict[str, Any] = {
     "nested": {"a": {"b": [{"c": None}, "}", '"']}, "n": [1, -2.5, True]},
     "unicode": {"city": "北京", "family": "👩\u200d👩\u200d👧", "é": "ß\n\t"},
-    "large": {"text": "0123456789" * 200},
+    "large": {"text": "0123456789" * 130},
 }
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from conformance.api.completion import Completion
+from conformance.api.completion import Completion, read_whole
 from conformance.api.target import ASK_WEATHER, HELLO, WEATHER, Finding, Target, check, judge
 from conformance.results import Verdict
 
@@ -205,7 +205,7 @@ def check_logprobs(target: Target) -> Iterator[Finding]:
     if answer.status in (400, 404, 422):
         yield Finding("", Verdict.SKIPPED, f"HTTP {answer.status} for logprobs")
         return
-    completion = target.chat(HELLO, logprobs=True, top_logprobs=3)
+    completion = read_whole(answer)
     if not completion.logprobs:
         yield Finding("", Verdict.SKIPPED, "logprobs are null")
         return

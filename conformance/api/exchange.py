@@ -103,9 +103,19 @@ class Http:
         return Answer(status, kind, raw.decode("utf-8", "replace"), time.monotonic() - started)
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer: followed, it would carry the key to another host."""
+
+    def redirect_request(self, *arguments: Any, **more: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
 def _open(request: urllib.request.Request, timeout_s: float) -> Any:
     try:
-        return urllib.request.urlopen(request, timeout=timeout_s)
+        return _OPENER.open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         return error  # an answer like any other
 

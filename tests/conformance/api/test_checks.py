@@ -43,6 +43,12 @@ def test_a_correct_endpoint_passes_every_check(dialect: Dialect, field: str) -> 
     assert {r.requirement for r in results} == set(CHECKS)
 
 
+def test_a_run_asks_no_more_than_its_estimate_says() -> None:
+    asked = target()
+    assert list(run_checks(asked))
+    assert asked.exchange.budget.requests <= commands.REQUESTS
+
+
 def test_an_endpoint_that_preserves_thinking_passes() -> None:
     oracle = endpoint(dialect=K27_CODE)
     results = list(run_checks(target(oracle), ["api:reasoning-in-history", "api:prompt-tokens"]))
@@ -99,6 +105,20 @@ def null_arguments(body: dict[str, Any]) -> None:
             call["function"]["arguments"] = ""
 
 
+def other_name(body: dict[str, Any]) -> None:
+    for call in message_of(body).get("tool_calls", []):
+        call["function"]["name"] = "get_wether"
+
+
+def twice_the_call(body: dict[str, Any]) -> None:
+    message = message_of(body)
+    message["tool_calls"] = message.get("tool_calls", []) * 2
+
+
+def shown_stop(body: dict[str, Any]) -> None:
+    message_of(body)["content"] += " friend my good Hello"
+
+
 def merge_calls(body: dict[str, Any]) -> None:
     calls = message_of(body).get("tool_calls", [])
     if len(calls) == 2:
@@ -142,6 +162,9 @@ WRONG_ANSWERS: dict[str, tuple[After, str]] = {
     "never length": (edit_whole(finish_stop), "api:length"),
     "ids repeat": (edit_whole(same_ids), "api:parallel-calls"),
     "ids repeat over turns": (edit_whole(same_ids), "api:round-trip"),
+    "another name": (edit_whole(other_name), "api:tool-call"),
+    "a call twice": (edit_whole(twice_the_call), "api:tool-call"),
+    "a stop text shown": (edit_whole(shown_stop), "api:stop"),
     "arguments cut": (edit_whole(broken_arguments), "api:tool-call"),
     "arguments cut when large": (edit_whole(broken_arguments), "api:tool-arguments"),
     "no arguments as empty text": (edit_whole(null_arguments), "api:tool-arguments"),

@@ -22,13 +22,18 @@ from k2ref.errors import InputError
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
-    """Answers with what it got; 418 to GET."""
+    """Answers with what it got; 418 to GET, and a redirect from /old."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self._answer(200, json.dumps({"key": self.headers.get("Authorization"), "got": body}))
 
     def do_GET(self) -> None:
+        if self.path.endswith("/old"):
+            self.send_response(302)
+            self.send_header("Location", "/v1/new")
+            self.end_headers()
+            return
         self._answer(418, "short and stout")
 
     def _answer(self, status: int, text: str) -> None:
@@ -58,6 +63,7 @@ def test_requests_carry_the_key_and_errors_are_answers(url: str) -> None:
     assert Http(url)("POST", "/x", "{").json()["got"] == "{"
     refused = Http(url)("GET", "/x", None)
     assert (refused.status, refused.body, refused.json()) == (418, "short and stout", None)
+    assert Http(url, api_key="secret")("GET", "/old", None).status == 302
 
 
 def test_no_connection_is_a_transport_error() -> None:
