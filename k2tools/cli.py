@@ -99,6 +99,9 @@ def _serve_options(made: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="re-rank hits by meaning with a local sentence encoder",
     )
+    made.add_argument(
+        "--corpus-engine", default="", metavar="MODULE:FACTORY", help="instead of SQLite FTS5"
+    )
     made.add_argument("--facts", type=Path, metavar="FILE", help="facts with their sources")
     made.add_argument("--state", type=Path, help="where run logs and indexes live")
     made.add_argument("--run", default="", help="resume the run of this name, or start it")
@@ -153,6 +156,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         options.state or default_state(folder),
         writable=not options.read_only,
         corpora=tuple(str(_folder(path)) for path in options.corpus),
+        corpus_engine=options.corpus_engine,
         web=tuple(options.web),
         semantic=options.semantic,
         fetch=options.fetch,

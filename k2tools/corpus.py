@@ -1,8 +1,8 @@
 """What a searchable collection of documents is, whichever engine stands behind it.
 
 A document is numbered lines under an id; a passage is some consecutive lines of it. The built-in
-engine is SQLite FTS5 (`index.py`); another one (OpenSearch, Qdrant, …) offers the same five verbs
-and passes the same contract test.
+engine is SQLite FTS5 (`index.py`). Another one (OpenSearch, Qdrant, …) offers the same methods, is
+named with `--corpus-engine MODULE:FACTORY`, and passes `tests/k2tools/test_corpus.py`.
 """
 
 from collections.abc import Iterable
@@ -44,13 +44,13 @@ class Window(NamedTuple):
 
 
 class Corpus(Protocol):
-    """The five verbs; equal contents give equal answers in equal order."""
+    """Equal contents give equal answers in equal order, whatever was added first."""
 
     def add(self, documents: Iterable[Document]) -> None:
-        """Add documents; one with a known id replaces the old one."""
+        """Add documents; one with a known id replaces the old one. All of them or none."""
 
     def delete(self, ids: Iterable[str]) -> None:
-        """Forget documents."""
+        """Forget documents; unknown ids are passed over."""
 
     def search(
         self, query: Query, k: int, *, offset: int = 0, site: str = "", since: str = ""
@@ -61,4 +61,28 @@ class Corpus(Protocol):
         """Read lines of a document: id, first line, how many -> Window, or None if unknown."""
 
     def version(self) -> str:
-        """Name the contents: the same documents have the same version."""
+        """Name the contents in at least 8 hexadecimal digits: same documents, same version."""
+
+    def size(self) -> tuple[int, int]:
+        """Count: -> documents with text, passages."""
+
+    def unknown(self, query: Query) -> list[str]:
+        """List the terms of a query that occur nowhere."""
+
+    def by_url(self, url: str) -> str | None:
+        """Find the document that was made from an address: URL -> id, or None."""
+
+    def like(self, name: str, limit: int) -> list[str]:
+        """Find ids that end with a name: name, how many -> ids in order."""
+
+    def folders(self) -> list[str]:
+        """List the folders that documents come from."""
+
+    def stamps(self, folder: str) -> dict[str, str]:
+        """Say from which state of its file each document of a folder was made: -> id, stamp."""
+
+    def stamp(self, id: str) -> str | None:
+        """The same for one document, or None if unknown."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""

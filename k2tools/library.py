@@ -16,9 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from k2tools.corpus import Document, Passage
+from k2tools.corpus import Corpus, Document, Passage
 from k2tools.documents import VERSION, Extracted, Extractor, document, kind_of
-from k2tools.index import Index
 from k2tools.query import Query
 from k2tools.results import ToolError
 from k2tools.workspace import Entry, Workspace, printable
@@ -59,7 +58,7 @@ class Progress:
 class Library:
     """The index and the folders it is made from."""
 
-    def __init__(self, index: Index, folders: list[Folder], extractor: Extractor) -> None:
+    def __init__(self, index: Corpus, folders: list[Folder], extractor: Extractor) -> None:
         self.index, self.folders, self.progress = index, folders, Progress()
         self.reorder: Reorder | None = None  # by meaning, where the operator wants it
         self._extractor = extractor

@@ -75,6 +75,7 @@ class Provider(NamedTuple):
     needs: str = "key"  # "key", "url" (of an instance) or ""
     pages: bool = True  # whether it can turn the page
     dates: bool = True  # whether it honours `since` itself
+    every_s: float = 0.0  # it is asked no more often than that
 
 
 async def over_http(
@@ -196,7 +197,7 @@ PROVIDERS = {
         Provider("brave", partial(over_http, ask_brave, read_brave)),
         Provider("tavily", partial(over_http, ask_tavily, read_tavily), pages=False),
         Provider("exa", partial(over_http, ask_exa, read_exa), pages=False),
-        Provider("ddgs", search_ddgs, "", dates=False),
+        Provider("ddgs", search_ddgs, "", dates=False, every_s=2.0),
     )
 }
 

@@ -3,6 +3,7 @@
 A citation is `[id:Lx-Ly]`, exactly as search prints it; open and find take the same ids.
 """
 
+import pkgutil
 import re
 import threading
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from k2tools import index
-from k2tools.corpus import Passage, Window
+from k2tools.corpus import Corpus, Passage, Window
 from k2tools.documents import Extractor
 from k2tools.library import Folder, Library, named
 from k2tools.pages import Reader
@@ -25,6 +26,7 @@ from k2tools.query import Query, parse, split_words
 from k2tools.ranking import stem
 from k2tools.results import ToolError, cut_line, fitting, numbered, shown
 from k2tools.schemas import call_text
+from k2tools.settings import Settings
 from k2tools.texts import lines_of
 from k2tools.toolbox import App, Context, Pack, tool
 from k2tools.web import Web, opened
@@ -303,6 +305,17 @@ def citation(match: re.Match[str]) -> dict[str, object]:
     return {"id": match[1], "line": first, "max_lines": max(1, min(400, length))}
 
 
+def engine(settings: Settings) -> Corpus:
+    """Open the engine behind search: the built-in one, or the operator's MODULE:FACTORY."""
+    if not settings.corpus_engine:
+        return index.opened(settings.state / "index.sqlite")
+    try:
+        found: Corpus = pkgutil.resolve_name(settings.corpus_engine)(settings)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"--corpus-engine {settings.corpus_engine!r}: {error}") from None
+    return found
+
+
 @asynccontextmanager
 async def start(app: App) -> AsyncIterator[None]:
     """Open the library and read what changed while the server already answers."""
@@ -312,7 +325,7 @@ async def start(app: App) -> AsyncIterator[None]:
         files = Workspace(path, writable=False, secret_globs=settings.secret_globs)
         folders.append(Folder(f"{name}:", files))
     extractor = Extractor(settings.extract_timeout_s, settings.fallback_encoding)
-    library = Library(index.opened(settings.state / "index.sqlite"), folders, extractor)
+    library = Library(engine(settings), folders, extractor)
     if settings.semantic:
         from k2tools.semantic import Encoder, model_folder  # NumPy is not needed otherwise
 

@@ -45,6 +45,7 @@ class Settings:
 
     # search
     corpora: tuple[str, ...] = ()  # folders searched beside the workspace, never written
+    corpus_engine: str = ""  # MODULE:FACTORY of another engine than SQLite FTS5
     facts: str = ""  # a JSONL or SQLite file; its sources are checked at the start
     web: tuple[str, ...] = ()  # providers in order: searxng=URL, brave, tavily, exa, ddgs
     fetch: bool = False  # pages of the public web may be opened

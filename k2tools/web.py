@@ -31,6 +31,7 @@ class Web:
         self, providers: list[tuple[Provider, str]], pages: Pages, client: httpx2.AsyncClient
     ) -> None:
         self.providers, self.pages, self._client = providers, pages, client
+        self._free_s: dict[str, float] = {}  # provider -> when it may be asked again
 
     async def search(self, reader: Reader, ask: Ask, cursor: str) -> str:
         """Ask the providers in order until one answers: -> the result's text."""
@@ -41,12 +42,20 @@ class Web:
                 if ask.since and provider.name == "ddgs":
                     raise ProviderError("it cannot filter by date")
                 with anyio.fail_after(PROVIDER_S):
+                    await self._turn(provider)
                     found = await provider.search(self._client, ask, secret)
             except (ProviderError, TimeoutError) as error:
                 failed.append(f"{provider.name}: {error or f'no answer in {PROVIDER_S:.0f} s'}")
                 continue
             return self._written(reader, provider, ask, found, failed)
         raise ToolError(f"no web provider answered ({'; '.join(failed)}); try again or other words")
+
+    async def _turn(self, provider: Provider) -> None:
+        """Wait until a provider may be asked again."""
+        now_s = anyio.current_time()
+        turn_s = max(now_s, self._free_s.get(provider.name, 0.0))
+        self._free_s[provider.name] = turn_s + provider.every_s
+        await anyio.sleep(turn_s - now_s)
 
     def _from(self, cursor: str, ask: Ask) -> tuple[list[tuple[Provider, str]], Ask]:
         """Read a cursor NAME-PAGE: the same provider turns the page."""

@@ -146,9 +146,6 @@ async def test_a_replay_on_another_workspace_shows_the_first_difference(
     [
         (["--facts", "facts.jsonl"], "facts.jsonl is refused. line 1: the source docs:a.md:L7"),
         (["--web", "brave"], "set K2TOOLS_BRAVE_KEY"),
-        (["--web", "altavista"], "there are searxng, brave, tavily, exa, ddgs"),
-        (["--semantic", "."], "pip install 'k2ref[semantic]'"),
-        (["--corpus", "nowhere"], "nowhere"),
     ],
 )
 def test_a_start_that_is_refused_says_why_in_one_line(
