@@ -154,7 +154,8 @@ class LocalKernel:
             for fd in theirs:
                 os.close(fd)
         self.why: Callable[[Inmate], str] = lambda inmate: ""  # the watchdog's word on an end
-        self._closed, self._lost = False, ""
+        self.busy = self._closed = False
+        self._lost = ""
 
     @property
     def alive(self) -> bool:
@@ -181,6 +182,7 @@ class LocalKernel:
         """Run a cell, interrupt it at its time, kill it when that does not help."""
         self._printed = Printed(self._max_output_bytes)
         self._cell += 1
+        self.busy = True
         try:
             await self._channel.send({"id": self._cell, "code": code})
             with anyio.move_on_after(timeout_s):
@@ -192,6 +194,8 @@ class LocalKernel:
             with anyio.CancelScope(shield=True):
                 await self._stop(call)
             raise
+        finally:
+            self.busy = False
 
     async def _stop(self, call: Call) -> Outcome:
         """Interrupt; the variables are kept if that ends the cell within the grace."""

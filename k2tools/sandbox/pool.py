@@ -34,7 +34,7 @@ class Pool:
     async def open(self) -> None:
         """Begin to fill up and to watch."""
         await self._watchdog.note_base()
-        self._group.start_soon(self._watchdog.watch, self._running)
+        self._group.start_soon(self._watchdog.watch, self._running, self._busy)
         self._group.start_soon(self._refill)
 
     async def take(self) -> LocalKernel:
@@ -66,6 +66,9 @@ class Pool:
 
     def _running(self) -> set[Inmate]:
         return {kernel.inmate for kernel in self._used if kernel.alive}
+
+    def _busy(self) -> bool:
+        return any(kernel.busy for kernel in self._used)
 
     async def _refill(self) -> None:
         while True:

@@ -1,7 +1,7 @@
 """What no kernel limit counts: the workspace, the temporary directory, memory of all processes.
 
-While sandboxes run code, a round measures and ends those that passed a limit. Rounds come often
-where measuring is cheap, and never take more than a small share of the time.
+A round measures and ends the sandboxes that passed a limit. Rounds come often while cells run and
+measuring is cheap, seldom between cells, and never take more than a small share of the time.
 """
 
 import os
@@ -15,7 +15,7 @@ import anyio
 from k2tools.sandbox.limits import Limits
 from k2tools.sandbox.process import Inmate
 
-ROUND_S = 0.1
+ROUND_S, IDLE_ROUND_S = 0.1, 1.0
 SHARE = 20  # a round waits this many times as long as the last one took
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 BLOCK_BYTES = 512
@@ -73,12 +73,17 @@ class Watchdog:
             base = await anyio.to_thread.run_sync(measure, self._workspace, self.most_files)
             self._base = self._base or base
 
-    async def watch(self, running: Callable[[], Collection[Inmate]]) -> None:
+    async def watch(
+        self, running: Callable[[], Collection[Inmate]], busy: Callable[[], bool] = lambda: True
+    ) -> None:
         """Measure in rounds for as long as something runs."""
+        inspected_s = took_s = 0.0
         while True:
             began_s = time.monotonic()
-            await self.inspect(running())
-            await anyio.sleep(max(ROUND_S, SHARE * (time.monotonic() - began_s)))
+            if busy() or began_s - inspected_s > IDLE_ROUND_S:
+                await self.inspect(running())
+                inspected_s, took_s = began_s, time.monotonic() - began_s
+            await anyio.sleep(max(ROUND_S, SHARE * took_s))
 
     async def inspect(self, running: Collection[Inmate]) -> None:
         """Measure once and end what is over a limit."""

@@ -352,3 +352,49 @@ async def test_the_same_code_prints_the_same_bytes(connect: Connect) -> None:
     async with connect() as client:
         one, two = [await text(client, "python", code=code) for _ in range(2)]
         assert one.replace("[r1]", "") == two.replace("[r2]", "")
+
+
+@pytest.mark.slow
+async def test_swapping_folders_for_links_leads_no_tool_outside(
+    connect: Connect, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "a.txt").write_text("leaked")
+    outside = str(tmp_path / "outside")
+    swap = (
+        f"import os\nos.makedirs('real', exist_ok=True)\nopen('real/a.txt', 'w').write('inside')\n"
+        f"os.symlink({outside!r}, 'link')\nos.symlink('real', 'd')\n"
+        "while True:\n    os.rename('link', 'd2'); os.rename('d', 'link'); os.rename('d2', 'd')"
+    )
+    seen = []
+    busy = dataclasses.replace(settings, rate_burst_calls=10**6)
+    async with connect(busy) as client, anyio.create_task_group() as group:
+        call = {"code": swap, "timeout_s": 8}
+        group.start_soon(client.call_tool, "python", call)
+        with anyio.move_on_after(6):
+            while True:
+                seen.append(await text(client, "read_file", path="d/a.txt"))
+        group.cancel_scope.cancel()
+    assert any("inside" in answer for answer in seen)
+    assert any("leads outside" in answer for answer in seen)
+    assert not any("leaked" in answer for answer in seen)
+
+
+@pytest.mark.slow
+async def test_three_hundred_calls_leave_nothing_behind(
+    connect: Connect, settings: Settings
+) -> None:
+    warm = dataclasses.replace(settings, warm_sandboxes=0)
+    async with connect(warm) as client:
+        first = await text(client, "python", code="n = 0", session="new")
+        handle = first.split("\n")[0].removeprefix("session ")
+        await text(client, "python", code="1")
+        before = len(os.listdir("/proc/self/fd")), len(descendants(os.getpid()))
+        for number in range(300):
+            if number % 10:
+                answer = await text(client, "python", code="n += 1; n", session=handle)
+                assert answer.startswith(f"{number - number // 10}\n"), answer
+            else:
+                assert (await text(client, "python", code="1")).startswith("1\n")
+        after = len(os.listdir("/proc/self/fd")), len(descendants(os.getpid()))
+        assert after == before

@@ -20,7 +20,7 @@ from k2tools.sandbox.reach import closed
 from k2tools.sandbox.runtime import Runtime, environment, within
 from k2tools.sandbox.watchdog import Usage, Watchdog, measure, private_memory
 from tests.k2tools import canaries
-from tests.k2tools.tiers import ANY_TIER, TIERS
+from tests.k2tools.tiers import ANY_TIER, TIERS, WITH_LANDLOCK
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 ALLOWED = {"x86_64": {"read": 0, "getpid": 39}, "aarch64": {"read": 63, "getpid": 172}}
@@ -256,6 +256,27 @@ async def test_a_tier_that_does_not_hold_is_not_offered(
         rung = await ladder.tried(Jail("none", workspace), tier, "")
     assert not rung.works
     assert rung.reason.startswith("it does not hold: ")
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(not WITH_LANDLOCK, reason="no Landlock of version 6")
+async def test_where_namespaces_are_denied_the_next_tier_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denied = "bwrap: No permissions to create new namespace"
+    fake = tmp_path / "bwrap"
+    fake.write_text(f"#!/bin/sh\necho '{denied}' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda name: str(fake))
+    bubblewrap.version.cache_clear()
+    with canaries.workspace() as workspace:
+        jail = Jail("none", workspace)
+        assert (await ladder.choose(jail)).tier == "landlock"
+        assert (await ladder.tried(jail, "bubblewrap", "")).reason == denied
+    bubblewrap.version.cache_clear()
 
 
 @ANY_TIER
