@@ -40,6 +40,7 @@ class Dispatcher:
 
     def __init__(self, app: App, tools: Mapping[str, Tool]) -> None:
         self.app, self.tools = app, tools
+        self._running = 0  # calls under way, of all principals
 
     async def call(
         self,
@@ -56,6 +57,7 @@ class Dispatcher:
         args: Mapping[str, Any] = dict(arguments or {})
         cx = Context(self.app, session, ref, self._cap(name, args), self.call, request)
         ended = Ended("cancelled")
+        self._running += 1
         try:
             tool = self._tool(name)
             args = checked(name, tool.schema, args, tool.example)
@@ -67,7 +69,8 @@ class Dispatcher:
             ms = (time.perf_counter() - started_s) * 1e3
             record = Record(ref, name, args, ended.status, ms, trace_id, parent)
             body = ended.result.text[: self.app.settings.body_chars]
-            unlogged = await _logged(session, record, body)
+            unlogged = await _logged(session, record, body, alone=self._running == 1)
+            self._running -= 1
             session.leave()
         return self._outcome(cx, unlogged or ended)
 
@@ -135,9 +138,15 @@ async def _ended(tool: Tool, cx: Context, args: Mapping[str, Any]) -> Ended:
     return Ended("ok", value if isinstance(value, Result) else Result(str(value)))
 
 
-async def _logged(session: Session, record: Record, body: str) -> Ended | None:
-    """Write the record, whatever happens to the caller: -> what to answer when that failed."""
+async def _logged(session: Session, record: Record, body: str, *, alone: bool) -> Ended | None:
+    """Write the record, whatever happens to the caller: -> what to answer when that failed.
+
+    Where no other call would wait for the disk, a thread costs more than it saves.
+    """
     try:
+        if alone:
+            session.log.append(record, body)
+            return None
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(session.log.append, record, body)
     except OSError as error:
