@@ -2,7 +2,8 @@
 
 A run is a folder: `log.jsonl`, and `out/<sha256>` with the whole body of every result. `prev` is
 the SHA-256 of the line before (64 zeros first), so a changed byte breaks the chain. After a crash
-the valid prefix counts; a torn last line is cut off and reported. With redaction, arguments and
+the valid prefix counts; a torn last line is cut off and reported. Bodies survive a killed server;
+after a power cut the youngest may be missing, and the walk over the log says which. With redaction, arguments and
 bodies are kept as hashes and sizes only.
 """
 
@@ -69,7 +70,7 @@ class RunLog:
         self.last_ref = max((int(ref[1:]) for ref in named if ref[1:].isdigit()), default=0)
 
     def append(self, record: Record, body: str) -> None:
-        """Write a call and its body, both on disk when this returns."""
+        """Write a call and its body; the record is on disk when this returns."""
         data = body.encode("utf-8", "backslashreplace")
         sha = hashlib.sha256(data).hexdigest()
         args = {"sha256": hash_of(record.args)} if self._redact else dict(record.args)
@@ -107,8 +108,6 @@ class RunLog:
         temporary = target.with_name(f"{sha}.part")
         with open(temporary, "wb") as handle:
             handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
         os.replace(temporary, target)
 
 
