@@ -3,8 +3,8 @@
 A run is a folder: `log.jsonl`, and `out/<sha256>` with the whole body of every result. `prev` is
 the SHA-256 of the line before (64 zeros first), so a changed byte breaks the chain. After a crash
 the valid prefix counts; a torn last line is cut off and reported. Bodies survive a killed server;
-after a power cut the youngest may be missing, and the walk over the log says which. With redaction, arguments and
-bodies are kept as hashes and sizes only.
+after a power cut the youngest may be missing, and the walk over the log says which. With
+redaction, arguments and bodies are kept as hashes and sizes only.
 """
 
 import contextlib
@@ -103,8 +103,9 @@ class RunLog:
 
     def _keep(self, sha: str, data: bytes) -> None:
         target = self.folder / "out" / sha
-        if target.exists():
-            return
+        with contextlib.suppress(FileNotFoundError):
+            if target.stat().st_size == len(data):
+                return
         temporary = target.with_name(f"{sha}.part")
         with open(temporary, "wb") as handle:
             handle.write(data)

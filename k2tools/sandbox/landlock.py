@@ -8,6 +8,7 @@ import ctypes
 import os
 import stat
 import struct
+import sys
 
 NEEDED_ABI = 6
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
@@ -24,7 +25,7 @@ OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 READ = EXECUTE | READ_FILE | READ_DIR
 WRITE = EVERY_FILE_RIGHT & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV)
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL("kernel32" if sys.platform == "win32" else None, use_errno=True)
 
 
 def abi() -> int:

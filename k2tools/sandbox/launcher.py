@@ -21,7 +21,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 ROUND_S = 0.001
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL("kernel32" if sys.platform == "win32" else None, use_errno=True)
 
 
 def main() -> None:

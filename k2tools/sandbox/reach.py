@@ -7,11 +7,12 @@ nothing but the way. Nothing outside this process and its children sees it.
 
 import ctypes
 import os
+import sys
 
 CLONE_NEWNS = 0x20000
 MS_BIND, MS_REC, MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL("kernel32" if sys.platform == "win32" else None, use_errno=True)
 
 
 def open_the_way(folders: list[str], uid: int, gid: int) -> None:

@@ -6,25 +6,28 @@ when the quick ones fail in it, and the tests run them all.
 
 import ctypes
 import errno
-import fcntl
 import json
 import os
 import platform
-import resource
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from . import floods
 
+with suppress(ImportError):  # Windows imports this module and runs none of it
+    import fcntl
+    import resource
+
 Facts = dict[str, Any]
 Attempt = Callable[[Facts], Any]
 ANSWER_BYTES = 4096
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL("kernel32" if sys.platform == "win32" else None, use_errno=True)
 
 
 def main(names: list[str], facts: Facts) -> None:

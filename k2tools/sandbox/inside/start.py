@@ -2,8 +2,11 @@
 
 import importlib
 import json
-import resource
 import sys
+from contextlib import suppress
+
+with suppress(ImportError):  # Windows imports this module and runs none of it
+    import resource
 
 # Run as `python -c BOOT DIRECTORY ORDER`: this folder becomes the package `k2_inside`.
 BOOT = (
