@@ -127,11 +127,17 @@ def findings(
     position_T: np.ndarray,
     taps: Mapping[str, np.ndarray],
     precision: Precision,
+    *,
+    sigma: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[Finding]:
-    """Judge every tensor an engine reports, in causal order: taps -> findings."""
+    """Judge every tensor an engine reports, in causal order: taps -> findings.
+
+    `sigma`: the noise of each tensor where it is known already (`stage_noise`).
+    """
     model, numerics = reference.model(), reference.numerics
     expected = Forced(model, taps).run(ids_T, position_T)
-    sigma = stage_noise(reference, ids_T, position_T, taps, precision)
+    if sigma is None:
+        sigma = stage_noise(reference, ids_T, position_T, taps, precision)
     for name, array in expected.items():
         if name not in taps:
             continue

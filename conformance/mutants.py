@@ -19,18 +19,22 @@ from rich.table import Table
 from conformance.baseline import Exit
 from conformance.bugs import Bug, attention, experts, formats, norms, rope, router
 from conformance.cases import all_cases
-from conformance.checks.model import check_model
+from conformance.checks.laws import Effort, check_laws, check_model_laws
+from conformance.checks.model import Noise, check_model
 from conformance.checks.operations import check_operations
 from conformance.compare import find_precision
 from conformance.engine import Engine, Namespace
+from conformance.forcing import Reference, stage_noise
 from conformance.noise import zoo
-from conformance.profiles import build
+from conformance.profiles import build, prompts
 from conformance.results import Result
 from conformance.variant import Variant
 from k2ref import oracle
 from k2ref.checkpoint import Checkpoint
 from k2ref.errors import InputError
 from k2ref.model import Model
+from k2ref.numerics import Numerics
+from k2ref.trace import Recorder
 
 BUGS = {
     bug.name: bug
@@ -38,9 +42,11 @@ BUGS = {
     for bug in area.BUGS
 }
 LEVELS = ("L0", "L1", "L2", "L3", "L4")
+LAWS = "laws"
 PRECISIONS = ("f32", "bf16")
 WAYS = {"f32": "blas", "bf16": "stored"}  # the correct engine that a bug is planted in
 GATES = {"f32": 1.0, "bf16": 0.95}
+LAW_GATE = 0.8
 
 
 def engine_with(bug: Bug, precision: str) -> Namespace:
@@ -80,20 +86,46 @@ class Row:
         """Tell whether any level saw it: -> bool."""
         return any(cases for level, cases in self.seen_by.items() if level in LEVELS)
 
+    @property
+    def breaks_laws(self) -> bool:
+        """Tell whether a law saw it: -> bool."""
+        return bool(self.seen_by.get(LAWS))
 
-def examine(engine: Engine, checkpoint: Path, *, seed: int = 0) -> Row:
-    """Put an engine to all levels: engine, checkpoint -> Row."""
-    seen: dict[str, list[str]] = {level: [] for level in LEVELS}
-    for result in _results(engine, checkpoint, seed):
+
+def examine(engine: Engine, checkpoint: Path, *, seed: int = 0, noise: Noise | None = None) -> Row:
+    """Put an engine to all levels, and in float32 to the laws: engine, checkpoint -> Row."""
+    seen: dict[str, list[str]] = {level: [] for level in (*LEVELS, LAWS)}
+    for result in _results(engine, checkpoint, seed, noise):
         if result.verdict.failed:
-            seen[result.level].append(result.case)
+            seen[LAWS if result.rule == "law" else result.level].append(result.case)
     return Row(engine.info.name, engine.info.precision, seen)
 
 
-def _results(engine: Engine, checkpoint: Path, seed: int) -> Iterator[Result]:
+def _results(engine: Engine, checkpoint: Path, seed: int, noise: Noise | None) -> Iterator[Result]:
     yield from check_operations(engine, all_cases(seed))
     levels = frozenset({"L3", "L4"})
-    yield from check_model(engine, checkpoint, seed=seed, levels=levels)
+    yield from check_model(engine, checkpoint, seed=seed, levels=levels, noise=noise)
+    if engine.info.precision == "f32":
+        yield from check_laws(engine, seed=seed, effort=Effort(examples=6, shrink=False))
+        yield from check_model_laws(engine, seed=seed)
+
+
+def correct_noise(checkpoint: Path, precision: str, *, seed: int) -> Noise:
+    """Measure noise on a correct engine's tensors, for engines with bugs to share: -> Noise.
+
+    A bug is seen where it is made, from right inputs, so the noise of right inputs will do.
+    """
+    model = Model(Checkpoint(checkpoint), dtype=find_precision(precision).dtype)
+    noise: Noise = {}
+    for prompt in prompts(checkpoint, seed):
+        where = prompt.ids_T, prompt.position_T
+        recorder = Recorder()
+        model.forward(*where, trace=recorder)
+        taps = {name: recorder[name] for name in recorder.names()}
+        declared = find_precision(precision)
+        reference = Reference(checkpoint, Numerics())
+        noise[prompt.name] = stage_noise(reference, *where, taps, declared)
+    return noise
 
 
 @dataclass(frozen=True)
@@ -120,9 +152,14 @@ class Matrix:
         ]
         return sum(r.killed for r in counted) / len(counted) if counted else 1.0
 
+    def share_of_laws(self) -> float:
+        """Measure the share of bugs that laws see in float32: -> share."""
+        rows = [r for r in self.bugs if r.precision == "f32"]
+        return sum(r.breaks_laws for r in rows) / len(rows) if rows else 1.0
+
     def accused(self) -> list[Row]:
         """List correct engines that a check failed: -> rows."""
-        return [r for r in self.correct if r.killed]
+        return [r for r in self.correct if r.killed or r.breaks_laws]
 
     def broken_gates(self) -> list[str]:
         """List the gates that do not hold: -> sentences."""
@@ -132,6 +169,8 @@ class Matrix:
             for precision, gate in GATES.items()
             if self.share(precision) < gate
         ]
+        if self.share_of_laws() < LAW_GATE:
+            sentences.append(f"laws: {self.share_of_laws():.1%} seen, {LAW_GATE:.0%} wanted")
         return sentences + [
             f"{r.precision}: accuses the correct engine {r.name}: {r.seen_by}"
             for r in self.accused()
@@ -148,8 +187,10 @@ def kill_matrix(
         for precision in precisions:
             for engine in correct_engines(precision):
                 yield "correct", examine(engine, checkpoint, seed=seed)
+            noise = correct_noise(checkpoint, precision, seed=seed)
             for bug in bugs:
-                yield "bug", examine(engine_with(bug, precision), checkpoint, seed=seed)
+                engine = engine_with(bug, precision)
+                yield "bug", examine(engine, checkpoint, seed=seed, noise=noise)
 
 
 def find_bug(name: str) -> Bug:
@@ -181,6 +222,7 @@ def run_mutants(options: argparse.Namespace) -> int:
         options.json.write_text(json.dumps(_data(matrix), indent=1) + "\n", encoding="utf-8")
     for precision in options.precision or PRECISIONS:
         console.print(f"{precision}: {matrix.share(precision):.1%} of bugs seen")
+    console.print(f"laws: {matrix.share_of_laws():.1%} of bugs seen in float32")
     broken = matrix.broken_gates()
     for sentence in broken:
         console.print(f"gate: {sentence}")
@@ -188,9 +230,9 @@ def run_mutants(options: argparse.Namespace) -> int:
 
 
 def _table(matrix: Matrix) -> Table:
-    table = Table("engine", "precision", *LEVELS, "bug", show_edge=False)
+    table = Table("engine", "precision", *LEVELS, LAWS, "bug", show_edge=False)
     for row in [*matrix.correct, *matrix.bugs]:
-        cells = [str(len(row.seen_by[level]) or "") for level in LEVELS]
+        cells = [str(len(row.seen_by[level]) or "") for level in (*LEVELS, LAWS)]
         told = BUGS.get(row.name)
         legal = told is not None and row.precision in told.legal_in
         what = "correct" if told is None else told.what + (" (allowed)" if legal else "")

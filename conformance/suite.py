@@ -77,10 +77,12 @@ def _asked(plan: Plan, cases: Iterable[Case]) -> list[Case]:
 
 def _laws(engine: Engine, plan: Plan, seed: int) -> Iterator[Result]:
     try:
-        from conformance.checks.laws import check_laws
+        from conformance.checks.laws import check_laws, check_model_laws
     except ImportError:
         raise InputError("laws need Hypothesis: python -m pip install 'k2ref[kit]'") from None
     yield from (r for r in check_laws(engine, seed=seed, only=plan.only) if r.level in plan.levels)
+    if plan.levels & MODEL_LEVELS and _asks_model(plan):
+        yield from (r for r in check_model_laws(engine, seed=seed) if plan.wants(r))
 
 
 def _asks_model(plan: Plan) -> bool:

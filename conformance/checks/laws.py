@@ -12,7 +12,8 @@ from hypothesis.errors import Flaky
 
 from conformance.compare import find_precision
 from conformance.engine import Engine, EngineError
-from conformance.laws import Broken, Law, Ops, attention, experts, formats, layers
+from conformance.laws import Broken, Law, Ops, attention, experts, formats, layers, models
+from conformance.laws.models import ModelLaw, Models
 from conformance.results import Result, Verdict
 from conformance.spec import find_requirement
 
@@ -83,4 +84,37 @@ def _searched(ops: Ops, law: Law, seed: int, effort: Effort) -> tuple[Verdict, s
         return Verdict.INCONCLUSIVE, "the engine answers the same question differently"
     except (EngineError, ValueError, TypeError, IndexError, AttributeError) as error:
         return Verdict.ERRORED, f"{type(error).__name__}: {error}"
+    return Verdict.PASS, ""
+
+
+def check_model_laws(engine: Engine, *, seed: int) -> Iterator[Result]:
+    """Put every law of whole models to an engine: engine, seed -> results."""
+    low = find_precision(engine.info.precision).store > 2.0**-20
+    asked = Models(engine, seed)
+    for law in models.LAWS:
+        started = time.perf_counter()
+        verdict, message = Verdict.SKIPPED, "held against float32 only"
+        if not low:
+            verdict, message = _held(law, asked)
+        yield Result(
+            case=f"law-{law.name}",
+            requirement=law.requirement,
+            level=find_requirement(law.requirement).level,
+            verdict=verdict,
+            message=message,
+            op="forward",
+            rule="law",
+            seed=seed,
+            seconds=time.perf_counter() - started,
+        )
+
+
+def _held(law: ModelLaw, asked: Models) -> tuple[Verdict, str]:
+    try:
+        law.holds(asked)
+    except Broken as broken:
+        return Verdict.FAIL, str(broken)
+    except EngineError as error:
+        unable = "runs no checkpoint" in str(error)
+        return Verdict.SKIPPED if unable else Verdict.ERRORED, str(error)
     return Verdict.PASS, ""

@@ -22,10 +22,21 @@ FAILS_ABOVE = 4  # times the divergence of the worst correct engine of the preci
 LAYER_REQUIREMENTS = ("attention", "router", "feed-forward", "residual", "ends")
 
 
+Noise = dict[str, dict[str, np.ndarray]]
+
+
 def check_model(
-    engine: Engine, checkpoint: Path, *, seed: int, levels: frozenset[str]
+    engine: Engine,
+    checkpoint: Path,
+    *,
+    seed: int,
+    levels: frozenset[str],
+    noise: Noise | None = None,
 ) -> Iterator[Result]:
-    """Put a checkpoint to an engine: engine, directory, seed, levels -> results of L3 and L4."""
+    """Put a checkpoint to an engine: engine, directory, seed, levels -> results of L3 and L4.
+
+    `noise`: prompt to the noise of each tensor, where it is known; measured anew without it.
+    """
     asked = prompts(checkpoint, seed)
     try:
         runner = load(engine, checkpoint)
@@ -45,7 +56,8 @@ def check_model(
             yield from _all([prompt], levels, Verdict.SKIPPED, str(reason))
             continue
         if "L3" in levels:
-            yield from check_layers(engine, checkpoint, prompt, observed)
+            sigma = None if noise is None else noise[prompt.name]
+            yield from check_layers(engine, checkpoint, prompt, observed, sigma=sigma)
         if "L4" in levels:
             yield from check_logits(engine, checkpoint, prompt, observed)
 
@@ -73,14 +85,18 @@ def _result(prompt: Prompt, requirement: str, verdict: Verdict, message: str = "
 
 
 def check_layers(
-    engine: Engine, checkpoint: Path, prompt: Prompt, observed: Observed
+    engine: Engine,
+    checkpoint: Path,
+    prompt: Prompt,
+    observed: Observed,
+    *,
+    sigma: dict[str, np.ndarray] | None = None,
 ) -> Iterator[Result]:
     """Judge each tensor from the engine's own inputs: -> one result per requirement."""
     precision, taps = find_precision(engine.info.precision), observed.taps
     reference = Reference(checkpoint, engine.info.numerics, observed.inv_freq_Z)
-    judged = list(
-        findings(reference, prompt.ids_T, prompt.position_T, taps, precision) if taps else ()
-    )
+    where = reference, prompt.ids_T, prompt.position_T
+    judged = list(findings(*where, taps, precision, sigma=sigma)) if taps else []
     for name in LAYER_REQUIREMENTS:
         mine = [f for f in judged if f.requirement == f"layer:{name}"]
         if not mine:
