@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import anyio
+
 from k2tools.corpus import Corpus, Document, Passage
 from k2tools.documents import VERSION, Extracted, Extractor, document, kind_of
 from k2tools.query import Query
@@ -30,6 +32,7 @@ MAX_FILE_BYTES = 16 * 2**20  # of text; a larger file is data, and grep reads it
 MAX_PDF_BYTES = 64 * 2**20
 WALK_SHARE = 10  # walking the workspace takes at most one part in ten of the time
 
+FIRST_READING_S = 25.0  # that a search waits for the first indexing
 DEPTH = 20  # hits that are ordered again by meaning
 
 Reorder = Callable[[str, list[Passage]], list[Passage]]
@@ -102,7 +105,7 @@ class Library:
     def refresh_file(self, id: str) -> None:
         """Bring one file up to date: what `open` shows is what the disk holds."""
         folder, path = self.locate(id)
-        with self._refreshing, updating():
+        with updating():  # without waiting for a reading of everything
             try:
                 entry = entry_of(folder, path)
             except ToolError:
@@ -174,6 +177,14 @@ class Library:
             raise ToolError(f"it has {entry.size} bytes; up to {cap} are searched, use grep")
         with os.fdopen(folder.files.open(entry.path), "rb") as handle:
             return self._extractor(kind, handle.read(cap))
+
+
+async def first_reading(library: Library) -> bool:
+    """Wait a while for the first indexing: -> whether it is finished."""
+    with anyio.move_on_after(FIRST_READING_S):
+        while not library.progress.finished.is_set():
+            await anyio.sleep(0.02)
+    return library.progress.finished.is_set()
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""The tools search, open and find: ranked passages, numbered lines, and lines that match.
+"""The tool search: ranked passages of the library, or hits of the web.
 
-A citation is `[id:Lx-Ly]`, exactly as search prints it; open and find take the same ids.
+A hit begins with its citation `[id:Lx-Ly]`; open and find (`reading.py`) take the same ids.
 """
 
 import pkgutil
@@ -8,41 +8,45 @@ import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import anyio
 from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from k2tools import index
-from k2tools.corpus import Corpus, Passage, Window
+from k2tools.corpus import Corpus, Passage
 from k2tools.documents import Extractor
-from k2tools.library import Folder, Library, named
-from k2tools.pages import Reader
-from k2tools.patterns import Patterns
+from k2tools.library import Folder, Library, first_reading, named
 from k2tools.providers import Ask
 from k2tools.query import Query, parse, split_words
 from k2tools.ranking import stem
-from k2tools.results import ToolError, cut_line, fitting, numbered, shown
+from k2tools.reading import find, open_, reader
+from k2tools.results import Result, ToolError, cut_line, fitting, numbered, shown
 from k2tools.schemas import call_text
 from k2tools.settings import Settings
-from k2tools.texts import lines_of
 from k2tools.toolbox import App, Context, Pack, tool
 from k2tools.web import Web, opened
-from k2tools.web import window as web_window
 from k2tools.workspace import Workspace
 
 READ = ToolAnnotations(read_only_hint=True, open_world_hint=True)  # the web, where allowed
+K = 5  # hits, when the caller does not say
 SNIPPET_CHARS = 420  # of a hit; five of them fit the default cap
 SNIPPET_LINE_CHARS = 300
-FIND_S = 10.0  # for one pattern over one document
-FIRST_READING_S = 25.0  # that a search waits for the first indexing
 _CURSOR = re.compile(r"(\d{1,4})-([0-9a-f]{8})")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _SITE = re.compile(r"[A-Za-z0-9.-]+")
-_CITATION = re.compile(r"\[?(.+?):L(\d+)(?:-L(\d+))?\]?")
-_LINK = re.compile(r"(.+)#(\d+)")
+
+
+class Asked(NamedTuple):
+    """A search of the library, its arguments checked."""
+
+    text: str
+    query: Query
+    k: int
+    cursor: str
+    site: str
+    since: str
 
 
 async def search(
@@ -58,45 +62,28 @@ async def search(
         str, Field(description="Only this host and its subdomains, e.g. arxiv.org.")
     ] = "",
     since: Annotated[str, Field(description="Only documents dated YYYY-MM-DD or later.")] = "",
-) -> str:
+) -> str | Result:
     """Search the local corpus or the web. Returns ranked hits: doc id, title, date and a snippet
     with line numbers; read on with open(id). Refine the query instead of paging when hits are off
     topic."""
     query = query.encode("utf-8", "replace").decode()
-    asked = parse(query)
+    asked = Asked(query, parse(query), k, cursor, site, since)
     check_filters(site, since)
-    library = cx.services[Library]
     if source == "web" or (source == "auto" and await prefers_web(cx)):
         return await cx.services[Web].search(reader(cx), Ask(query, k, 1, site, since), cursor)
+    library = cx.services[Library]
     note = await current(library)
-    version = library.index.version()
-    offset = offset_of(cursor, version)
-    hits = await anyio.to_thread.run_sync(
-        partial(library.search, query, asked, offset, k + 1, site=site, since=since)
-    )
-    if not hits:
-        return nothing(library, asked, query, offset, site or since) + note
-    shown_hits = [hit(number, h, asked) for number, h in enumerate(hits[:k], offset + 1)]
-    more = ""
-    if len(hits) > k:
-        arguments = {"query": query, "k": k, "site": site, "since": since}
-        given = {name: value for name, value in arguments.items() if value not in ("", 5)}
-        following = call_text("search", given | {"cursor": f"{offset + k}-{version[:8]}"})
-        more = f"\n[more: {following}]"
-    how = ", re-ranked by meaning" if library.reorder else ""
-    return f"corpus{how}{note}\n" + "\n".join(shown_hits) + more
+    return await anyio.to_thread.run_sync(answer, library, asked, note)
 
 
 async def prefers_web(cx: Context) -> bool:
     """Say whether `auto` means the web: no document here, and a provider configured."""
     if not cx.services[Web].providers:
         return False
-    await current(cx.services[Library])
-    return not cx.services[Library].index.size()[0]
-
-
-def reader(cx: Context) -> Reader:
-    return Reader(cx.session.principal, cx.session.log.folder.name)
+    library = cx.services[Library]
+    await current(library)
+    documents, _ = await anyio.to_thread.run_sync(library.index.size)
+    return not documents
 
 
 async def current(library: Library) -> str:
@@ -110,12 +97,25 @@ async def current(library: Library) -> str:
     return ""
 
 
-async def first_reading(library: Library) -> bool:
-    """Wait a while for the first indexing: -> whether it is finished."""
-    with anyio.move_on_after(FIRST_READING_S):
-        while not library.progress.finished.is_set():
-            await anyio.sleep(0.02)
-    return library.progress.finished.is_set()
+def answer(library: Library, asked: Asked, note: str) -> Result:
+    """Search the library: what is asked, a note for the first line -> text and data."""
+    version = library.index.version()
+    offset = offset_of(asked.cursor, version)
+    filters = {"site": asked.site, "since": asked.since}
+    hits = library.search(asked.text, asked.query, offset, asked.k + 1, **filters)
+    if not hits:
+        return Result(nothing(library, asked, offset) + note, [])
+    written = [hit(number, h, asked.query) for number, h in enumerate(hits[: asked.k], offset + 1)]
+    if len(hits) > asked.k:
+        given: dict[str, object] = {"query": asked.text}
+        given |= {"k": asked.k} if asked.k != K else {}
+        given |= {name: value for name, value in filters.items() if value}
+        given["cursor"] = f"{offset + asked.k}-{version[:8]}"
+        written.append(f"[more: {call_text('search', given)}]")
+    how = ", re-ranked by meaning" if library.reorder else ""
+    return Result(
+        "\n".join([f"corpus{how}{note}", *written]), [h._asdict() for h in hits[: asked.k]]
+    )
 
 
 def check_filters(site: str, since: str) -> None:
@@ -143,15 +143,15 @@ def offset_of(cursor: str, version: str) -> int:
     return int(match[1])
 
 
-def nothing(library: Library, asked: Query, query: str, offset: int, filtered: str) -> str:
+def nothing(library: Library, asked: Asked, offset: int) -> str:
     """Say what was searched in vain, and what to change."""
     if offset:
-        return f"no hits after the first {offset} for {shown(query)}"
+        return f"no hits after the first {offset} for {shown(asked.text)}"
     documents, passages = library.index.size()
-    text = f"no hits for {shown(query, 200)} in {documents} documents ({passages} passages)"
-    if filtered:
+    text = f"no hits for {shown(asked.text, 200)} in {documents} documents ({passages} passages)"
+    if asked.site or asked.since:
         return text + " with this site and since; search again without them"
-    if unknown := library.index.unknown(asked):
+    if unknown := library.index.unknown(asked.query):
         text += f"; nowhere to be found: {', '.join(unknown)}"
     return text + "; use fewer or other words"
 
@@ -184,125 +184,6 @@ def snippet(passage: Passage, query: Query) -> tuple[int, list[str]]:
     while end - start > 1 and not lines[start].strip():
         start += 1
     return passage.line + start, lines[start:end]
-
-
-async def open_(
-    cx: Context,
-    id: Annotated[str, Field(description="Doc id, URL or result ref.")],
-    line: Annotated[int, Field(ge=1, description="First line.")] = 1,
-    max_lines: Annotated[int, Field(ge=1, le=400)] = 60,
-) -> str:
-    """Read lines of a document found by search, or of an earlier tool result by its ref (for
-    example r17)."""
-    id, window = await read(cx, id, line, max_lines)
-    if line > max(window.total, 1):
-        raise ToolError(f"{shown(id)} has {window.total} lines; line must be 1 to {window.total}")
-    lines = [cut_line(text, cx.settings.line_chars) for text in window.lines]
-    lines = numbered(lines, line)
-    lines = lines[: fitting(lines, cx.max_chars - 400 - len(id))]
-    last = line + len(lines) - 1
-    title = f" {window.title}" if window.title else ""
-    head = f"{id}{title} · lines {line}-{last} of {window.total}"
-    more = []
-    if last < window.total:
-        given = {"id": id, "line": last + 1} | ({} if max_lines == 60 else {"max_lines": max_lines})
-        more = [f"[more: {call_text('open', given)}]"]
-    return "\n".join([head, *lines, *more])
-
-
-async def find(
-    cx: Context,
-    id: Annotated[str, Field(description="Doc id, URL or result ref.")],
-    pattern: Annotated[str, Field(description="Python regex, case-insensitive.")],
-    max_hits: Annotated[int, Field(ge=1, le=50)] = 10,
-) -> str:
-    """Find a regex inside one document or earlier result; returns matching lines with line
-    numbers."""
-    id, window = await read(cx, id, 1, 10**9)
-    hits, count = await cx.services[Patterns].find(
-        pattern, window.lines, max_hits=max_hits, limit_s=FIND_S
-    )
-    if not hits:
-        return f"no line of {id} ({window.total} lines) matches {shown(pattern)}"
-    found = [f"{number}\t{line}" for number, line in hits]
-    note = []
-    if count > len(hits):
-        note = [f"[{count - len(hits)} more after line {hits[-1][0]}; narrow the pattern]"]
-    return "\n".join([f"{id} · {count} of {window.total} lines match", *found, *note])
-
-
-async def read(cx: Context, id: str, line: int, max_lines: int) -> tuple[str, Window]:
-    """Read lines behind any id: an earlier result, a document, a numbered link, a web page.
-
-    The id that comes back is the one to cite.
-    """
-    text = cx.session.result(id)
-    if text is not None:
-        lines = lines_of(text)
-        return id, Window("", lines[line - 1 : line - 1 + max_lines], len(lines))
-    library = cx.services[Library]
-    if "://" in id:
-        await first_reading(library)
-        id = library.index.by_url(id) or id
-    if found := await anyio.to_thread.run_sync(local, library, id, line, max_lines):
-        return id, found
-    if page := await cx.services[Web].read(reader(cx), id):
-        return page[0], web_window(page[1], line, max_lines)
-    if match := _LINK.fullmatch(id):
-        target = await linked(cx, match[1], int(match[2][:9]))
-        return await read(cx, target, line, max_lines)
-    raise ToolError(unknown(library, id))
-
-
-def local(library: Library, id: str, line: int, max_lines: int) -> Window | None:
-    """Read a document of the library as the disk holds it now."""
-    if "://" in id or not id.isprintable():
-        return None
-    library.refresh_file(id)
-    window = library.index.get(id, line, max_lines)
-    if window is not None and not window.total:
-        raise ToolError(f"{id} cannot be shown: {library.why_empty(id)}")
-    return window
-
-
-async def linked(cx: Context, id: str, number: int) -> str:
-    """Follow a numbered reference of a page: id, number -> the address or id it stands for."""
-    id, window = await read(cx, id, 1, 10**9)
-    mark = f"[{number}]: "
-    for text in reversed(window.lines):
-        if text.startswith(mark):
-            return resolved(id, text.removeprefix(mark))
-    raise ToolError(f"{id} has no link [{number}]; open its last lines to see the links")
-
-
-def resolved(id: str, target: str) -> str:
-    """Make a relative link of a local page an id: id of the page, target -> id or URL."""
-    if "://" in target or "://" in id:
-        return target
-    prefix, _, path = id.rpartition(":")
-    parts = path.split("/")[:-1]
-    for part in target.partition("#")[0].split("/"):
-        if part == "..":
-            parts = parts[:-1]
-        elif part not in ("", "."):
-            parts.append(part)
-    return f"{prefix}:{'/'.join(parts)}" if prefix else "/".join(parts)
-
-
-def unknown(library: Library, id: str) -> str:
-    """Explain that there is no such document, with the nearest there are."""
-    if match := _CITATION.fullmatch(id):
-        return f"{shown(id)} is a citation; use {call_text('open', citation(match))}"
-    name = id.rpartition("/")[2].rpartition(":")[2]
-    near = library.index.like(name, 3) if name and name.isprintable() else []
-    hint = f"did you mean {', '.join(near)}?" if near else "ids come from search and list_files."
-    return f"no document {shown(id)}; {hint} Earlier results have refs like r17."
-
-
-def citation(match: re.Match[str]) -> dict[str, object]:
-    first = int(match[2][:9])
-    length = int((match[3] or match[2])[:9]) - first + 1
-    return {"id": match[1], "line": first, "max_lines": max(1, min(400, length))}
 
 
 def engine(settings: Settings) -> Corpus:

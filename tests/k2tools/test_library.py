@@ -1,5 +1,6 @@
 """The library reads what changed and only that, survives a kill, and says how far it is."""
 
+import io
 import os
 import signal
 import subprocess
@@ -12,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from k2tools import library as library_module
-from k2tools import search
 from k2tools.documents import Extracted, Extractor
 from k2tools.index import Index, opened
 from k2tools.library import Folder, Library, named
@@ -114,7 +114,7 @@ def test_a_damaged_index_is_begun_anew(tmp_path: Path) -> None:
 async def test_a_search_during_the_first_reading_says_so(
     connect: Connect, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "FIRST_READING_S", 0.05)
+    monkeypatch.setattr(library_module, "FIRST_READING_S", 0.05)
     monkeypatch.setattr(Library, "read_all", lambda self: None)
     (settings.workspace / "a.md").write_text("common")
     async with connect() as client:
@@ -137,6 +137,27 @@ async def test_a_relative_link_of_a_local_page_leads_to_its_neighbour(
         assert "[table of limits][1]" in await text(client, "open", id="site:guide/p.html")
         linked = await text(client, "open", id="site:guide/p.html#1")
         assert linked.startswith("site:table.md · lines 1-1 of 1\n1\tlimits here")
+
+
+def test_one_file_is_read_while_everything_else_still_is(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "ws" / "a.md").write_text("common")
+    with library._refreshing:
+        library.refresh_file("a.md")
+    assert ids(library, "common") == ["a.md"]
+
+
+def test_a_person_sees_a_bar_and_the_tools_a_count(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stderr = io.StringIO()
+    stderr.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setenv("TERM", "xterm")
+    for name in "abc":
+        (tmp_path / "ws" / f"{name}.md").write_text("common")
+    library.read_all()
+    assert "indexing workspace" in stderr.getvalue()
+    assert (library.progress.done, library.progress.total) == (3, 3)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from mcp import Client
 from mcp_types import ToolAnnotations
 
-from k2tools.server import PACKS
+from k2tools.server import PACKS, lifespan, tools_of
 from k2tools.settings import Settings
 from k2tools.toolbox import Context, Pack, tool
 from tests.k2tools.conftest import ERAS, Connect, text
@@ -228,3 +228,15 @@ async def test_a_corpus_no_longer_given_is_forgotten(
         assert "docs:pump.md" in await text(client, "search", query="pressure")
     async with connect(settings) as client:
         assert "no hits" in await text(client, "search", query="pressure")
+
+
+async def test_python_gets_hits_and_lines_as_data(settings: Settings) -> None:
+    (settings.workspace / "a.md").write_text("alpha\nbeta alpha\n")
+    async with lifespan(settings, PACKS, tools_of(PACKS)) as state:
+        session = state.sessions.get("local")
+        found = await state.dispatcher.call(session, "search", {"query": "alpha"})
+        assert [(hit["id"], hit["line"]) for hit in found.data] == [("a.md", 1)]
+        opened = await state.dispatcher.call(session, "open", {"id": "a.md", "line": 2})
+        assert opened.data == {"id": "a.md", "line": 2, "total": 2, "lines": ["beta alpha"]}
+        matched = await state.dispatcher.call(session, "find", {"id": "a.md", "pattern": "^beta"})
+        assert matched.data == [[2, "beta alpha"]]
