@@ -16,6 +16,7 @@ COMMANDS = (
     "conformance.api.commands",
     "conformance.bisect",
     "conformance.commands",
+    "conformance.export",
     "conformance.mutants",
     "conformance.report.commands",
     "conformance.repro.commands",

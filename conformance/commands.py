@@ -82,7 +82,7 @@ def run_smoke(options: argparse.Namespace) -> int:
 
 def run_run(options: argparse.Namespace) -> int:
     """Run the suite, print and write the results: options -> exit code."""
-    if options.engine.startswith(("http://", "https://")):
+    if options.engine.startswith(("http://", "https://")) and ",checkpoint=" not in options.engine:
         return _run_endpoint(options)
     plan = _plan(options)
     known = load_baseline(options.known) if options.known else []
@@ -100,7 +100,7 @@ def run_run(options: argparse.Namespace) -> int:
     for sentence in stale(known, run.results, today=date.today()):
         print(f"stale: {sentence}", file=sys.stderr)
     print(summary(run))
-    _write(options, run)
+    write_outputs(options, run)
     return exit_code(run.results, known, today=date.today())
 
 
@@ -112,7 +112,7 @@ def _run_endpoint(options: argparse.Namespace) -> int:
     for sentence in stale(known, run.results, today=date.today()):
         print(f"stale: {sentence}", file=sys.stderr)
     print(summary(run))
-    _write(options, run)
+    write_outputs(options, run)
     return exit_code(run.results, known, today=date.today())
 
 
@@ -127,7 +127,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(levels, only, options.seed, options.checkpoint, options.properties)
 
 
-def _write(options: argparse.Namespace, run: Run) -> None:
+def write_outputs(options: argparse.Namespace, run: Run) -> None:
+    """Write a run in every form that was asked for: options, run."""
     if options.results:
         save_run(options.results, run)
     for name, (address, _) in OUTPUTS.items():

@@ -154,6 +154,7 @@ def open_module(address: str, *, precision: str | None = None) -> Engine:
 
 # how an engine is written on the command line -> module:function that opens it
 OPENERS = {
+    "dump": "conformance.adapters.dump:open_dump",
     "gguf": "conformance.adapters.llama:open_gguf",
     "hf": "conformance.adapters.hf:open_hf",
     "http": "conformance.adapters.openai:open_http",

@@ -23,7 +23,6 @@ from conformance.engine import Info
 from k2ref.config import load_config
 from k2ref.errors import InputError
 from k2ref.numerics import Numerics
-from k2ref.trace import Trace, ignore
 
 START_S = 60.0
 
@@ -88,11 +87,9 @@ class LlamaModel:
         client = Client(f"{address}/v1", max_requests=1 << 30)
         self._served = Served(client, "model", vocab_size)
 
-    def forward(
-        self, ids_T: np.ndarray, position_T: np.ndarray | None = None, *, trace: Trace = ignore
-    ) -> np.ndarray:
+    def forward(self, ids_T: np.ndarray, position_T: np.ndarray | None = None) -> np.ndarray:
         """Collect log-probabilities of every position: ids_T -> log_probability_TW float64."""
-        return self._served.forward(ids_T, position_T, trace=trace)
+        return self._served.forward(ids_T, position_T)
 
     def generate(self, ids_T: np.ndarray, *, max_new: int) -> list[int]:
         """Continue a prompt greedily: ids_T -> ids."""

@@ -26,7 +26,6 @@ from conformance.compare import find_precision
 from conformance.engine import EngineError, Info, NotOffered
 from k2ref.config import load_config
 from k2ref.errors import InputError
-from k2ref.trace import Trace, ignore
 
 TIMEOUT_S = 60.0
 MAX_ANSWER_BYTES = 256 << 20
@@ -133,9 +132,7 @@ class Served:
     def __init__(self, client: Client, model: str, vocab_size: int) -> None:
         self.client, self.model, self.vocab_size = client, model, vocab_size
 
-    def forward(
-        self, ids_T: np.ndarray, position_T: np.ndarray | None = None, *, trace: Trace = ignore
-    ) -> np.ndarray:
+    def forward(self, ids_T: np.ndarray, position_T: np.ndarray | None = None) -> np.ndarray:
         """Collect log-probabilities of every position: ids_T -> log_probability_TW float64."""
         if position_T is not None and (position_T != np.arange(len(ids_T))).any():
             raise NotOffered("a server counts positions itself, from 0")
@@ -146,9 +143,7 @@ class Served:
         else:
             before = [self._complete(ids[:n], logprobs=W) for n in range(1, len(ids))]
             rows = [_first(c) for c in [*before, choice]]
-        log_probability_TW = np.stack([_row(pairs, W) for pairs in rows])
-        trace("logits", log_probability_TW)
-        return log_probability_TW
+        return np.stack([_row(pairs, W) for pairs in rows])
 
     def generate(self, ids_T: np.ndarray, *, max_new: int) -> list[int]:
         """Continue a prompt greedily: ids_T -> ids."""

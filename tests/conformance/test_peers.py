@@ -16,6 +16,7 @@ from conformance.compare import (
     nmse,
 )
 from conformance.engine import Engine, NotOffered, Runner, open_engine
+from conformance.suite import MODEL_LEVELS, OPERATION_LEVELS, Plan, line, run_suite
 from k2ref import Checkpoint, InputError, Model
 from k2ref.config import PRESETS
 from k2ref.synth import make_checkpoint
@@ -82,6 +83,19 @@ def test_a_float32_engine_agrees_at_every_position_it_takes(
         assert start > 0
         pytest.skip(str(reason))
     assert share <= NMSE_LIMIT
+
+
+@pytest.mark.parametrize("profile", ["nano", "kernel"])
+@pytest.mark.parametrize("address", FLOAT32)
+def test_the_suite_accuses_no_correct_engine(
+    checkpoints: dict[str, Path], address: str, profile: str
+) -> None:
+    levels = MODEL_LEVELS | (OPERATION_LEVELS if profile == "nano" else set())
+    plan = Plan(levels=levels, checkpoint=checkpoints[profile], seed=3)
+    run = run_suite(opened(address), plan)
+    wrong = [line(r) for r in run.results if r.verdict.failed or r.verdict == "harness_error"]
+    assert not wrong, "\n".join(wrong)
+    assert any(r.verdict == "pass" and r.level == "L4" for r in run.results)
 
 
 @pytest.mark.parametrize("address", ["hf:", "mlx:"])
