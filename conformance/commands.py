@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from conformance.api.commands import add_endpoint_options, judge_endpoint
+from conformance.api.commands import add_endpoint_options
 from conformance.baseline import Exit, exit_code, load_baseline, stale
 from conformance.engine import Namespace, open_engine
 from conformance.results import Run, Verdict, save_run
@@ -105,6 +105,8 @@ def run_run(options: argparse.Namespace) -> int:
 
 
 def _run_endpoint(options: argparse.Namespace) -> int:
+    from conformance.api.run import judge_endpoint  # a part of the kit that few runs need
+
     known = load_baseline(options.known) if options.known else []
     run = judge_endpoint(options)
     if run is None:

@@ -19,7 +19,8 @@ _KNOWN = {
     *("model", "messages", "tools", "tool_choice", "temperature", "top_p", "max_tokens"),
     *("max_completion_tokens", "stream", "stream_options", "stop", "logprobs", "top_logprobs"),
     *("seed", "n", "presence_penalty", "frequency_penalty", "thinking", "chat_template_kwargs"),
-    *("response_format", "user", "parallel_tool_calls"),
+    *("response_format", "parallel_tool_calls"),
+    *("user", "metadata", "store", "prompt_cache_key", "safety_identifier"),  # of no effect
 }
 
 

@@ -113,8 +113,8 @@ def render_reply(
     if reasoning and not (thinking and dialect.thinks):
         raise InputError("a model that does not think has no reasoning to say")
     body = [piece for piece in _body(message, dialect, reasoning) if piece.text]
-    said = len(_opening(dialect, thinking)) - len(_opening(K2_THINKING, thinking))
-    return Prompt((*body[said:], Piece("<|im_end|>", True)))
+    prompted = len(_prefill(dialect, thinking))
+    return Prompt((*body[prompted:], Piece("<|im_end|>", True)))
 
 
 def _last_plain(messages: Sequence[Message]) -> int:
@@ -205,5 +205,11 @@ def _calls(calls: Sequence[Message]) -> Iterator[Piece]:
 
 
 def _opening(dialect: Dialect, thinking: bool) -> list[Piece]:
-    think = [Piece("<think>", True), Piece("</think>", True)][: 1 if thinking else 2]
-    return _heading("<|im_assistant|>", "assistant") + (think if dialect.opens_think else [])
+    return _heading("<|im_assistant|>", "assistant") + _prefill(dialect, thinking)
+
+
+def _prefill(dialect: Dialect, thinking: bool) -> list[Piece]:
+    """Write what the generation prompt says for the model: -> its first control tokens."""
+    if not dialect.opens_think:
+        return []
+    return [Piece("<think>", True), Piece("</think>", True)][: 1 if thinking else 2]

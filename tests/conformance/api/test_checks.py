@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conformance.api import commands
+from conformance.api import run
 from conformance.api.exchange import Answer, Budget, BudgetError, TransportError
 from conformance.api.target import CHECKS, run_checks
 from conformance.results import Result, Verdict
@@ -24,7 +24,7 @@ from tests.conformance.api.scripted import (
     target,
 )
 
-assert commands  # the checks register with it
+assert run  # the checks register with it
 
 
 def failing(results: list[Result]) -> set[str]:
@@ -46,7 +46,7 @@ def test_a_correct_endpoint_passes_every_check(dialect: Dialect, field: str) -> 
 def test_a_run_asks_no_more_than_its_estimate_says() -> None:
     asked = target()
     assert list(run_checks(asked))
-    assert asked.exchange.budget.requests <= commands.REQUESTS
+    assert asked.exchange.budget.requests <= run.REQUESTS
 
 
 def test_an_endpoint_that_preserves_thinking_passes() -> None:

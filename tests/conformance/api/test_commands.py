@@ -15,6 +15,7 @@ import uvicorn
 from conformance.__main__ import main
 from conformance.api import commands
 from conformance.api.exchange import Exchange, Http
+from conformance.api.run import REQUESTS
 from conformance.api.tape import CALL, write_tape
 from conformance.api.target import Target, run_checks
 from conformance.results import Verdict
@@ -173,7 +174,7 @@ def test_a_checkpoint_behind_the_oracle_passes_every_check(url: str, tape: Path)
     other = {r.case: r.verdict for r in results if r.verdict not in allowed}
     assert set(other.values()) == {Verdict.INCONCLUSIVE}
     assert len(results) - len(other) >= 45
-    assert target.exchange.budget.requests <= commands.REQUESTS
+    assert target.exchange.budget.requests <= REQUESTS
 
 
 def test_a_tape_has_each_token_once(tmp_path: Path) -> None:
