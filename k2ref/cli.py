@@ -108,7 +108,7 @@ def _add_model(parser: argparse.ArgumentParser, *, ops: str | None) -> Any:
         "--numerics", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=keys
     )
     parser.add_argument(
-        "--memory", type=_bytes, metavar="8G", help="weights that may stay in memory"
+        "--memory", type=parse_bytes, metavar="8G", help="weights that may stay in memory"
     )
     parser.add_argument("--inv-freq", type=Path, metavar="F.npy", help="a frequency table")
     return ids
@@ -127,7 +127,8 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _bytes(text: str) -> int:
+def parse_bytes(text: str) -> int:
+    """Read an amount of memory: 8G, 500M or plain bytes -> bytes."""
     number, unit = text.rstrip("KMGT"), text.lstrip("0123456789")
     if not number.isdecimal() or unit not in ("", *"KMGT"):
         raise argparse.ArgumentTypeError(f"wanted bytes like 8G or 500M, got {text!r}")

@@ -27,6 +27,7 @@ DTYPES: dict[str, Any] = {
     "U16": np.uint16,
     "U8": np.uint8,
 }
+READ_BYTES = 1 << 17  # as much of one request as Linux is sure to follow
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
@@ -109,14 +110,18 @@ class Maps:
         if path not in self._maps:
             with path.open("rb") as file:
                 self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if hasattr(mmap, "MADV_RANDOM"):  # nothing is read that nobody asked for
+                self._maps[path].madvise(mmap.MADV_RANDOM)
         return self._maps[path]
 
     def fetch(self, entry: Entry) -> None:
         """Ask for all pages of a tensor at once, without waiting for them: entry."""
         if hasattr(mmap, "MADV_WILLNEED"):  # not every system takes advice
+            whole = self.map(entry.path)
+            stop = entry.start + entry.nbytes
             start = entry.start // mmap.PAGESIZE * mmap.PAGESIZE
-            length = entry.start + entry.nbytes - start
-            self.map(entry.path).madvise(mmap.MADV_WILLNEED, start, length)
+            for first in range(start, stop, READ_BYTES):
+                whole.madvise(mmap.MADV_WILLNEED, first, min(READ_BYTES, stop - first))
 
     def drop(self, entry: Entry) -> None:
         """Let go of a tensor's pages; whoever looks again reads them again: entry."""
