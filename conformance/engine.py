@@ -159,6 +159,7 @@ OPENERS = {
     "hf": "conformance.adapters.hf:open_hf",
     "http": "conformance.adapters.openai:open_http",
     "https": "conformance.adapters.openai:open_https",
+    "kt": "conformance.adapters.k2cp:open_kt",
     "mlx": "conformance.adapters.mlx:open_mlx",
     "module": "conformance.engine:open_module",
     "stdio": "conformance.adapters.k2cp:open_stdio",

@@ -18,8 +18,10 @@ arguments and the names of their results are those of `k2ref.oracle`.
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import inspect
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -155,6 +157,13 @@ def open_stdio(address: str, *, precision: str | None = None) -> SubprocessEngin
     if precision is not None:
         engine.info = dataclasses.replace(engine.info, precision=find_precision(precision).name)
     return engine
+
+
+def open_kt(address: str, *, precision: str | None = None) -> SubprocessEngine:
+    """Start the client of kt-kernel: empty address -> engine."""
+    if importlib.util.find_spec("kt_kernel") is None:
+        raise InputError("kt: needs kt-kernel: python -m pip install --no-deps kt-kernel")
+    return open_stdio(f"{sys.executable} -m conformance.adapters.kt_client", precision=precision)
 
 
 def _check_hello(info: dict[str, Any]) -> dict[str, Any]:

@@ -142,3 +142,8 @@ def test_greedy_tokens_are_near_the_best(checkpoints: dict[str, Path], address: 
     logits_TW = reference.forward(np.concatenate([IDS_T, new]))[len(IDS_T) - 1 : -1]
     found = gaps_agree(logits_TW, np.array(new), find_precision("f32"))
     assert not found.verdict.failed, found.message
+
+
+def test_the_experts_of_kt_kernel_pass_on_the_packed_bytes() -> None:
+    run = run_suite(opened("kt:"), Plan(levels=OPERATION_LEVELS, only=("moe",), seed=3))
+    assert {r.verdict for r in run.results} == {"pass"}, [line(r) for r in run.results]
