@@ -70,6 +70,8 @@ class Session:
         if not re.fullmatch(r"r[1-9][0-9]*", ref):
             return None
         body = self.log.body(ref)
+        if body is None and self._settings.redact_log:
+            raise ToolError(f"the operator keeps no results, so {ref} cannot be read; call again")
         if body is None:
             last = f"r1 to r{self._last_ref}" if self._last_ref else "none yet"
             raise ToolError(f"no result {shown(ref)} in this run; there are {last}")

@@ -23,6 +23,8 @@ from k2tools.globs import matcher
 from k2tools.results import ToolError, shown
 
 SHA_CHARS = 12  # of the hexadecimal SHA-256 that a model is shown and may give back
+TEMPORARY = ".k2tmp"  # ends the name of a file that is being written
+MAX_DEPTH = 100  # folders within folders that a walk enters
 UNLISTED = frozenset({".git", ".hg", ".svn", "__pycache__", "node_modules"})
 SUGGESTED_FROM_FILES = 2_000  # looked at for the nearest name
 RULE = "Paths are relative to the workspace, with / between names and no '..'"
@@ -205,11 +207,12 @@ class Workspace:
         names = sorted(directory.names(), key=lambda n: os.fsencode(n[0] + "/" * n[1]))
         for name, is_directory in names:
             path = prefix + name
-            if name in unlisted or self.secret(name):
+            if name in unlisted or name.endswith(TEMPORARY) or self.secret(name):
                 continue
             with suppress(OSError):  # removed or closed to us since it was listed
                 if is_directory:
-                    yield from self._walk_child(directory, name, path, unlisted)
+                    if prefix.count("/") < MAX_DEPTH:
+                        yield from self._walk_child(directory, name, path, unlisted)
                     continue
                 status = directory.stat(name)
                 if stat.S_ISREG(status.st_mode):
@@ -239,7 +242,7 @@ def _require_regular(path: str, status: os.stat_result) -> None:
 
 def _replace(directory: Directory, name: str, data: bytes, *, mode: int | None) -> None:
     """Write beside the target, flush, then rename over it: all of it or nothing."""
-    temporary = f".{secrets.token_hex(8)}.k2tmp"
+    temporary = f".{secrets.token_hex(8)}{TEMPORARY}"
     fd = directory.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         with os.fdopen(fd, "wb") as handle:

@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 
+from k2tools.runlog import verify
 from k2tools.server import PACKS, tools_of
 from k2tools.settings import Settings
 from tests.k2tools.conftest import ERAS, text
@@ -66,6 +68,23 @@ async def test_the_official_client_of_both_eras(
         assert "nested repeats" in stopped.content[0].text
     assert len(ticks) >= 3
     assert ticks == sorted(set(ticks))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ERAS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_call_that_its_client_gives_up_is_stopped(
+    served: tuple[Settings, str], transport: str, mode: str
+) -> None:
+    run = f"given_up_{transport}_{mode}_with_22_characters"
+    async with connected(served, transport, mode) as client:
+        with anyio.move_on_after(0.4):
+            await client.call_tool("grep", {"pattern": "(a+)+$"}, meta={"io.k2tools/run": run})
+        folder = served[0].state / "runs" / run
+        with anyio.fail_after(5):
+            while not (folder.exists() and verify(folder).records):
+                await anyio.sleep(0.02)
+    assert [record["status"] for record in verify(folder).records] == ["cancelled"]
 
 
 @pytest.mark.slow

@@ -157,6 +157,39 @@ def test_a_disk_that_fails_leaves_the_old_file_and_no_other(
     assert sorted(os.listdir(workspace.path)) == ["a.txt", "sub"]
 
 
+def test_what_permissions_forbid_is_said_and_changes_nothing(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    (tmp_path / "a.txt").write_text("old")
+    (tmp_path / "closed").write_text("x")
+    (tmp_path / "closed").chmod(0o600)
+    tmp_path.chmod(0o755)
+    workspace = Workspace(tmp_path)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ToolError, match="permissions"):
+            workspace.read("closed", MAX)
+        with pytest.raises(ToolError, match="permissions"):
+            workspace.write("a.txt", b"new", max_bytes=MAX)
+    finally:
+        os.seteuid(0)
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", "closed"]
+    workspace.close()
+
+
+def test_a_walk_ends_in_folders_without_end(tmp_path: Path) -> None:
+    deep = tmp_path
+    for _ in range(150):
+        deep = deep / "d"
+        deep.mkdir()
+    (deep / "far").touch()
+    (tmp_path / "near").touch()
+    workspace = Workspace(tmp_path)
+    assert [entry.path for entry in workspace.files()] == ["near"]
+    workspace.close()
+
+
 def test_walks_are_sorted_by_the_bytes_of_paths_and_follow_no_link(workspace: Workspace) -> None:
     for name in ("sub.txt", "sub-a", "é", "Z"):
         (workspace.path / name).write_text("")
