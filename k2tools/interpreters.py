@@ -2,8 +2,11 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import anyio
@@ -139,7 +142,7 @@ class Interpreters:
             return Gateway(settings)
         owner.hand_over(settings.workspace)
         jail = jail_of(settings)
-        if not settings.unsafe_no_sandbox:
+        if sys.platform != "linux" or not settings.unsafe_no_sandbox:
             jail = await ladder.choose(jail)
         print(f"k2tools: python runs in tier {jail.tier}", file=sys.stderr)
         pool = Pool(
@@ -174,7 +177,12 @@ def jail_of(settings: Settings) -> Jail:
 
 async def survey(settings: Settings) -> list[ladder.Rung]:
     """Say which tier works here, why others do not, how to get them: settings -> rungs."""
-    return await ladder.survey(jail_of(settings), settings.gateway_url)
+    jail = jail_of(settings)
+    with tempfile.TemporaryDirectory(prefix="k2tools-") as stand_in:
+        if owner.would_hand_over(settings.workspace):  # which looking must not do
+            os.chown(stand_in, *owner.sandbox_owner(settings.workspace))
+            jail = replace(jail, workspace=Path(stand_in))
+        return await ladder.survey(jail, settings.gateway_url)
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 """The tool `python`: code in, printed text and the last value out, variables kept by handle."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Annotated
 
 import anyio
@@ -12,7 +13,8 @@ from k2tools.broker import broker
 from k2tools.interpreters import NEW, Interpreters, Session, running
 from k2tools.results import Result, ToolError
 from k2tools.sandbox.kernel import GRACE_S, Kernel, Outcome
-from k2tools.toolbox import App, Context, Pack, tool
+from k2tools.settings import Settings
+from k2tools.toolbox import App, Context, Pack, Tool, tool
 from k2tools.workspace import Entry, printable
 
 MAX_CODE_CHARS = 200_000
@@ -20,6 +22,8 @@ MAX_NAMED_FILES = 20
 QUICK_SCAN = 100  # files; a larger workspace is scanned beside the event loop
 ANSWER_S = 1.0  # of the call's time, for what comes after the cell
 WRITE = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
+
+UNCONFINED = "The sandbox is switched off here: code runs with the rights of the server."
 
 Files = dict[str, Entry]
 
@@ -113,6 +117,16 @@ def _changes(before: Files, after: Files) -> str:
     if len(lines) > MAX_NAMED_FILES:
         lines[MAX_NAMED_FILES:] = [f"and {len(lines) - MAX_NAMED_FILES} more"]
     return f"[files: {'; '.join(lines)}]" if lines else ""
+
+
+def announced(tools: Mapping[str, Tool], settings: Settings) -> dict[str, Tool]:
+    """Say it to every client when the operator has switched the sandbox off."""
+    if not settings.unsafe_no_sandbox or "python" not in tools:
+        return dict(tools)
+    tool = tools["python"]
+    annotations = WRITE.model_copy(update={"open_world_hint": True})
+    changed = replace(tool, description=f"{tool.description} {UNCONFINED}", annotations=annotations)
+    return {**tools, "python": changed}
 
 
 @asynccontextmanager

@@ -53,7 +53,7 @@ class State(NamedTuple):
 
 def build_server(settings: Settings, packs: Sequence[Pack] = PACKS) -> Server[State]:
     """Build the server of a workspace: settings, packs -> Server."""
-    tools = tools_of(packs)
+    tools = python.announced(tools_of(packs), settings)
     listed = ListToolsResult(tools=[_listed(tool) for tool in tools.values()])
 
     async def list_tools(cx: ServerRequestContext[State], _: Any) -> ListToolsResult:

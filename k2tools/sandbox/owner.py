@@ -32,12 +32,16 @@ def threads_of(uid: int) -> int:
     return count
 
 
+def would_hand_over(workspace: Path) -> bool:
+    return os.name == "posix" and os.geteuid() == 0 and os.stat(workspace).st_uid == 0
+
+
 def hand_over(workspace: Path) -> None:
     """Where root serves a folder of root's, give it to the user that Python runs as.
 
     Raises SandboxError where that would touch more than a workspace.
     """
-    if os.name != "posix" or os.geteuid() != 0 or os.stat(workspace).st_uid != 0:
+    if not would_hand_over(workspace):
         return
     root = workspace.resolve()
     inside = [p for p in (*PRECIOUS, Path.home()) if root == p or root in p.parents]

@@ -314,8 +314,13 @@ async def test_each_tier_serves_sessions(
     assert f"python runs in tier {tier}" in capsys.readouterr().err
 
 
-async def test_the_unsafe_flag_runs_python_unconfined(connect: Connect, settings: Settings) -> None:
+async def test_the_unsafe_flag_runs_python_unconfined_and_says_so(
+    connect: Connect, settings: Settings
+) -> None:
     async with connect(dataclasses.replace(settings, unsafe_no_sandbox=True)) as client:
+        (listed,) = [t for t in (await client.list_tools()).tools if t.name == "python"]
+        assert "The sandbox is switched off here" in listed.description
+        assert listed.annotations.open_world_hint
         assert "True" in await text(client, "python", code="import os\n'etc' in os.listdir('/')")
 
 
