@@ -71,6 +71,7 @@ class Pages:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")  # a lost page is fetched again
         self._db.executescript(SCHEMA)
         self._lock = threading.Lock()
         self._fetcher, self._extractor = fetcher, extractor
@@ -94,7 +95,7 @@ class Pages:
         if not rows:
             return None
         url, version = rows[0]
-        kept = self._version(version)
+        kept = await anyio.to_thread.run_sync(self._version, version)
         if kept is not None:
             return kept
         page = await self._current(reader.principal, url)
@@ -140,7 +141,7 @@ class Pages:
             url,
         )
         etag, modified, fetched_s, version = rows[0] if rows else ("", "", 0.0, "")
-        kept = self._version(version)
+        kept = await anyio.to_thread.run_sync(self._version, version)
         if kept is not None and 0 <= self._clock() - fetched_s < self._fresh_s:
             return kept
         if self._fetcher is None:
@@ -152,7 +153,7 @@ class Pages:
             page = kept
         else:
             page = await anyio.to_thread.run_sync(self._extracted, response)
-        self._keep(principal, url, response, page)
+        await anyio.to_thread.run_sync(self._keep, principal, url, response, page)
         return page
 
     def _extracted(self, response: Response) -> Page:

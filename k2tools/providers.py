@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import anyio
@@ -74,7 +74,7 @@ class Provider(NamedTuple):
     search: Search
     needs: str = "key"  # "key", "url" (of an instance) or ""
     pages: bool = True  # whether it can turn the page
-    dates: bool = True  # whether it honours `since` itself
+    dates: Literal["asked", "shown", "never"] = "asked"  # it filters, it states them, or neither
     every_s: float = 0.0  # it is asked no more often than that
 
 
@@ -193,11 +193,11 @@ def read_ddgs(answer: Any) -> list[WebHit]:
 PROVIDERS = {
     provider.name: provider
     for provider in (
-        Provider("searxng", partial(over_http, ask_searxng, read_searxng), "url", dates=False),
+        Provider("searxng", partial(over_http, ask_searxng, read_searxng), "url", dates="shown"),
         Provider("brave", partial(over_http, ask_brave, read_brave)),
         Provider("tavily", partial(over_http, ask_tavily, read_tavily), pages=False),
         Provider("exa", partial(over_http, ask_exa, read_exa), pages=False),
-        Provider("ddgs", search_ddgs, "", dates=False, every_s=2.0),
+        Provider("ddgs", search_ddgs, "", dates="never", every_s=2.0),
     )
 }
 

@@ -39,7 +39,7 @@ class Web:
         failed: list[str] = []
         for provider, secret in providers:
             try:
-                if ask.since and provider.name == "ddgs":
+                if ask.since and provider.dates == "never":
                     raise ProviderError("it cannot filter by date")
                 with anyio.fail_after(PROVIDER_S):
                     await self._turn(provider)
@@ -74,7 +74,7 @@ class Web:
     def _written(
         self, reader: Reader, provider: Provider, ask: Ask, found: list[WebHit], failed: list[str]
     ) -> str:
-        hits = selected(found, ask, dated=not provider.dates)[: ask.k]
+        hits = selected(found, ask, dated=provider.dates == "shown")[: ask.k]
         head = f"web ({provider.name}{''.join('; ' + f for f in failed)})"
         if not hits:
             return f"{head}\nno hits for {shown(ask.query, 200)}; use fewer or other words"
