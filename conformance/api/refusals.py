@@ -73,3 +73,23 @@ def check_untyped(target: Target) -> Iterator[Finding]:
     answer = target.post(target.body(HELLO, tools=[function("f", parameters)], **ONE))
     done = "accepted" if answer.status == 200 else f"refused with {answer.status}"
     yield Finding("", Verdict.QUESTION, f"a property without type is {done}")
+
+
+IMMUTABLE: dict[str, Any] = {
+    "temperature": 1.1,
+    "top_p": 0.8,
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.5,
+    "n": 2,
+}
+
+
+@check("api:immutable-parameters")
+def check_immutable(target: Target) -> Iterator[Finding]:
+    """Settings that the official endpoint refuses with 400, and self-hosted ones mostly take."""
+    taken = [
+        f"{name} {value}"
+        for name, value in IMMUTABLE.items()
+        if target.post(target.body(HELLO, **ONE) | {name: value}).status == 200
+    ]
+    yield Finding("", Verdict.QUESTION, f"takes {', '.join(taken) or 'none of them'}")

@@ -16,7 +16,7 @@ from k2ref.chat.dialect import find_dialect
 from k2ref.errors import InputError
 from k2ref.tokenizer import load_tokenizer
 
-REQUESTS = 80  # of all checks, without samples
+REQUESTS = 90  # of all checks, without samples
 TOKENS_IN = 400  # of a request on average
 
 

@@ -322,6 +322,11 @@ def test_a_name_that_is_not_listed_is_caught() -> None:
     assert failing(list(run_checks(wrong, ["api:models"]))) == {"api:models"}
 
 
+def test_settings_that_are_taken_are_named() -> None:
+    (result,) = run_checks(target(), ["api:immutable-parameters"])
+    assert (result.verdict, result.message) == (Verdict.QUESTION, "takes top_p 0.8")
+
+
 def test_other_ids_are_loose_and_small_overcounts_too() -> None:
     def foreign(body: dict[str, Any]) -> None:
         for call in message_of(body).get("tool_calls", []):

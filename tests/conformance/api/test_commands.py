@@ -101,7 +101,7 @@ def test_an_estimate_asks_nobody(capsys: Any) -> None:
     command = ["--model", "m", "--estimate", "--max-tokens", 1000, "--samples", 90, *prices]
     assert run("https://gone.example/v1", *command) == 0
     assert capsys.readouterr().err == (
-        "about 170 requests, at most 0.41 with 1000 tokens each; "
+        "about 180 requests, at most 0.43 with 1000 tokens each; "
         "capped at 5 requests and cost 0.1\n"
     )
 
@@ -175,6 +175,14 @@ def test_a_checkpoint_behind_the_oracle_passes_every_check(url: str, tape: Path)
     assert set(other.values()) == {Verdict.INCONCLUSIVE}
     assert len(results) - len(other) >= 45
     assert target.exchange.budget.requests <= REQUESTS
+
+
+def test_extra_fields_are_an_object() -> None:
+    parser = argparse.ArgumentParser()
+    commands.add_endpoint_options(parser)
+    assert parser.parse_args(["--extra", '{"seed": 1}']).extra == {"seed": 1}
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--extra", "[]"])
 
 
 def test_a_tape_has_each_token_once(tmp_path: Path) -> None:
