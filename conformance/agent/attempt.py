@@ -93,10 +93,11 @@ def attempt(
     record: Path | None = None,
     server_log: ServerLog | None = None,
     driver: Callable[..., Driver] = Driver,
+    sync: bool = True,
 ) -> Attempt:
     """Run a task whose world lies in `root`, or take up its record, and judge it."""
     box = toolbox_for(task, toolbox or SmallTools(root))
-    driven = driver(model, box, options, record, server_log)
+    driven = driver(model, box, options, record, server_log, sync)
     resumes = record is not None and record.exists()
     run = driven.resume() if resumes else driven.start(task.prompt)
     checked = task.public_check(run.answer, read_world(root)) if task.public_check else None

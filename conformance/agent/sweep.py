@@ -16,11 +16,12 @@ from conformance.agent.scaling import Survival, Trial, by_length, horizon, kapla
 from conformance.agent.tasks import Task
 
 FIELDS = (
-    *("task", "family", "n", "seed", "status", "solved", "process", "safety", "failure"),
+    *("model", "task", "family", "n", "seed", "status", "solved", "process", "safety", "failure"),
     *("steps", "calls", "prompt_tokens", "cached_tokens", "completion_tokens"),
     *("model_seconds", "tool_seconds", "cost", "indices", "first_wrong"),
 )
 MEASURES = ("steps", "tokens", "seconds", "cost")
+SIMULATED = "simulated "
 INSTRUMENT = "simulated model: a check of the instrument, no evidence about any real model"
 
 
@@ -66,8 +67,17 @@ class Sweep:
             f"right up to index {last.step}: {last.share:.2f} [{last.low:.2f}, {last.high:.2f}]"
         ]
 
-    def plots(self, title: str, note: str, expected: Sequence[Line] = ()) -> dict[str, str]:
+    @property
+    def note(self) -> str:
+        """Say on every plot what its numbers are about."""
+        models = sorted({str(row["model"]) for row in self.rows})
+        if any(model.startswith(SIMULATED) for model in models):
+            return INSTRUMENT
+        return ", ".join(models)
+
+    def plots(self, title: str, expected: Sequence[Line] = ()) -> dict[str, str]:
         """Draw success by length, and within each budget: file name -> SVG."""
+        note = self.note
         measured = Line("measured, 95 % interval", by_length(self.trials))
         drawn = {
             "success_by_length.svg": svg(
@@ -86,11 +96,11 @@ class Sweep:
             drawn["survival.svg"] = svg(title, "index", "share of runs", [line], note=note)
         return drawn
 
-    def write(self, folder: Path, title: str, note: str, expected: Sequence[Line] = ()) -> None:
+    def write(self, folder: Path, title: str, expected: Sequence[Line] = ()) -> None:
         """Write rows and plots into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "runs.csv").write_text(self.csv(), encoding="utf-8")
-        for name, text in self.plots(title, note, expected).items():
+        for name, text in self.plots(title, expected).items():
             (folder / name).write_text(text, encoding="utf-8")
 
     def _ns(self) -> list[int]:
@@ -100,9 +110,18 @@ class Sweep:
         return [trial for trial in self.trials if trial.n == n]
 
 
-def run(tasks: Iterable[Task], attempt: Callable[[Task], Attempt]) -> Sweep:
-    """Run every task once: tasks, how to attempt one -> Sweep."""
-    return Sweep(tuple(row_of(task, attempt(task)) for task in tasks))
+def run(tasks: Iterable[Task], attempt: Callable[[Task], Attempt], model: str) -> Sweep:
+    """Run every task once: tasks, how to attempt one, the model's name -> Sweep."""
+    return Sweep(tuple({"model": model} | row_of(task, attempt(task)) for task in tasks))
+
+
+def overlay(sweeps: Sequence[Sweep], title: str, expected: Sequence[Line] = ()) -> str:
+    """Draw success by length of several sweeps in one plot: sweeps, title -> SVG."""
+    lines = [
+        Line(str(s.rows[0]["model"]).removeprefix(SIMULATED), by_length(s.trials)) for s in sweeps
+    ]
+    note = next((s.note for s in sweeps if s.note == INSTRUMENT), "95 % intervals")
+    return svg(title, "calls the task needs", "success", [*lines, *expected], note=note)
 
 
 def read(text: str) -> Sweep:
@@ -130,11 +149,11 @@ def row_of(task: Task, attempt: Attempt) -> dict[str, object]:
         "indices": len(by_index),
         "first_wrong": by_index.index(False) + 1 if False in by_index else "",
     }
-    return own | {name: round(getattr(spent, name), 6) for name in FIELDS[len(own) : -2]} | last
+    return own | {name: round(getattr(spent, name), 6) for name in FIELDS[len(own) + 1 : -2]} | last
 
 
 def _trial(row: dict[str, object]) -> Trial:
-    number = {k: float(str(row[k])) for k in FIELDS[9:-2]}
+    number = {k: float(str(row[k])) for k in FIELDS[10:-2]}
     return Trial(
         str(row["task"]),
         int(str(row["n"])),

@@ -18,7 +18,7 @@ from conformance.agent.scaling import (
     within,
 )
 from conformance.agent.simulated import noisy
-from conformance.agent.sweep import INSTRUMENT, read, run
+from conformance.agent.sweep import INSTRUMENT, Sweep, overlay, read, run
 
 
 def points(rate: float, lengths: tuple[int, ...]) -> list[Point]:
@@ -73,12 +73,16 @@ def test_survival_counts_runs_that_ended_early_as_long_as_they_lasted() -> None:
 
 def test_a_sweep_keeps_its_rows_and_says_when_it_is_simulated() -> None:
     tasks = [chase.make(f"s{i}", n) for n in (10, 40) for i in range(6)]
-    found = run(tasks, lambda task: quick(task, noisy(task.policy, task.seed, 0.03)))
+    model = "simulated noisy:0.03"
+    found = run(tasks, lambda task: quick(task, noisy(task.policy, task.seed, 0.03)), model)
     assert read(found.csv()).trials == found.trials
-    plots = found.plots("noisy", INSTRUMENT)
+    plots = found.plots("noisy")
     assert "check of the instrument" in plots["success_by_length.svg"]
     assert set(plots) == {f"success_by_{m}.svg" for m in ("length", "steps", "tokens", "seconds")}
     assert found.summary()[-1].startswith("H80")
+    assert INSTRUMENT in overlay([found, found], "two")
+    real = Sweep(tuple({**row, "model": "kimi-k2-thinking"} for row in found.rows))
+    assert INSTRUMENT not in real.plots("real")["success_by_length.svg"]
     row = found.rows[0]
     assert row["prompt_tokens"] == found.trials[0].tokens - int(str(row["completion_tokens"]))
 

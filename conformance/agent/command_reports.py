@@ -1,0 +1,69 @@
+"""Commands that read what runs left: show, export, compare, front, plot."""
+
+import argparse
+import json
+import sys
+
+from conformance.agent import atif, graph, trace
+
+
+def run_compare(given: argparse.Namespace) -> int:
+    from conformance.agent import sweep
+    from conformance.agent.scaling import compare
+
+    first, second = (
+        {t.task: t.solved for t in sweep.read(path.read_text(encoding="utf-8")).trials}
+        for path in (given.first, given.second)
+    )
+    found = compare(first, second)
+    print(f"both {found.both}, only first {found.only_first}, only second {found.only_second}, "
+          f"neither {found.neither}; McNemar exact p = {found.p_value:.4g}")  # fmt: skip
+    return 0
+
+
+def run_front(given: argparse.Namespace) -> int:
+    from conformance.agent import sweep
+    from conformance.agent.scaling import pareto
+
+    rows = {}
+    for path in given.runs:
+        trials = sweep.read(path.read_text(encoding="utf-8")).trials
+        solved, tokens = sum(t.solved for t in trials), sum(t.tokens for t in trials)
+        rows[str(path)] = (solved / len(trials), tokens / len(trials))
+    best = pareto(rows)
+    for name, (share, cost) in sorted(rows.items(), key=lambda row: row[1][1]):
+        print(f"{'front' if name in best else '':<6}{share:.2f}{cost:>12.0f} tokens  {name}")
+    return 0
+
+
+def run_plot(given: argparse.Namespace) -> int:
+    from conformance.agent import sweep
+
+    found = [sweep.read(path.read_text(encoding="utf-8")) for path in given.runs]
+    family = found[0].rows[0]["family"]
+    given.out.write_text(sweep.overlay(found, f"Success by length, {family}"), encoding="utf-8")
+    print(f"wrote {given.out}")
+    return 0
+
+
+def run_show(given: argparse.Namespace) -> int:
+    shown = trace.read(given.record)
+    lines = trace.view(shown, width=given.width, reasoning=not given.no_reasoning)
+    print("\n".join(lines))
+    return 0
+
+
+def run_export(given: argparse.Namespace) -> int:
+    found = trace.read(given.record)
+    if given.format == "mermaid":
+        print(graph.of(found).mermaid(), end="")
+        return 0
+    kept = not given.withhold_reasoning
+    made = (
+        graph.of(found).as_dict()
+        if given.format == "graph"
+        else atif.export(found, withhold_reasoning=not kept)
+    )
+    json.dump(made, sys.stdout, ensure_ascii=False, indent=1)
+    print()
+    return 0

@@ -1,0 +1,126 @@
+"""Commands that run tasks: run, heavy, sweep."""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from conformance.agent import trace, workbench
+from conformance.agent.attempt import Attempt, attempt, modified
+from conformance.agent.families import make
+from conformance.agent.heavy import fuse, trajectories
+from conformance.agent.limits import PRESETS, read_prices
+from conformance.agent.messages import Model
+from conformance.agent.misbehaving import Router
+from conformance.agent.run import Options
+from conformance.agent.server_log import read as read_log
+from conformance.agent.tasks import Task, write_world
+from k2ref.errors import InputError
+
+
+def options_of(given: argparse.Namespace, task: Task, index: int = 0) -> Options:
+    """Turn flags into options."""
+    names = ("steps", "total_tokens", "seconds", "money", "window")
+    changed = {n: getattr(given, n) for n in names if getattr(given, n) is not None}
+    return Options(
+        limits=replace(PRESETS[given.preset], **changed),
+        keep_last=given.keep_last,
+        native_ids=given.native_ids,
+        recover_leaks=given.recover_leaks,
+        redact_reasoning=given.redact_reasoning,
+        prices=read_prices(given.prices) if given.prices else None,
+        run_id=workbench.run_name(task, index),
+    )
+
+
+def model_of(given: argparse.Namespace, task: Task | None = None) -> Model:
+    """Choose the model: an endpoint, or a simulated one."""
+    if bool(given.base_url) == bool(given.simulate):
+        raise InputError("name a model: --base-url URL --model NAME, or --simulate oracle")
+    if given.simulate == "router":
+        return Router()
+    if given.simulate and task is not None:
+        return workbench.simulated(given.simulate, task)
+    if given.simulate:
+        raise InputError("only --simulate router works without a task")
+    stream = not given.no_stream
+    return workbench.endpoint(
+        given.base_url, given.model, given.api_key_env, stream=stream, extra=given.extra
+    )
+
+
+def task_of(given: argparse.Namespace, seed: str = "", n: int = 0) -> Task:
+    """Make the task that the flags name."""
+    return modified(make(given.family, seed or given.seed, n or given.n), given.modifier)
+
+
+def attempt_in(given: argparse.Namespace, task: Task, folder: Path, index: int = 0) -> Attempt:
+    """Attempt a task in a folder of its own, or take up the attempt that lies there."""
+    world, state, record = folder / "world", folder / "state", folder / "turns.jsonl"
+    if not getattr(given, "resume", False):
+        if record.exists():
+            raise InputError(f"{record} exists; --resume takes it up, another --out starts anew")
+        write_world(task.files, world)
+    options, model = options_of(given, task, index), model_of(given, task)
+    with workbench.tools(given.server, world, state, options.run_id) as (box, own_log):
+        log = given.server_log or own_log
+        found = attempt(
+            task,
+            model,
+            toolbox=box,
+            root=world,
+            options=options,
+            record=record,
+            server_log=read_log(log) if log and log.exists() else None,
+            sync=not given.simulate,  # a simulated turn costs nothing to repeat
+        )
+    text = json.dumps(found.verdict.as_dict(), indent=1) + "\n"
+    (folder / "verdict.json").write_text(text, encoding="utf-8")
+    return found
+
+
+def run_one(given: argparse.Namespace) -> int:
+    task = task_of(given)
+    found = attempt_in(given, task, given.out)
+    verdict = found.verdict
+    print(f"{task.name}: {'PASS' if verdict.passed else 'FAIL'} ({verdict.status})")
+    for name, value in (
+        ("outcome", verdict.reason or "right"),
+        ("process", verdict.process_reason or "every milestone, in order"),
+        ("efficiency", f"{verdict.efficiency:.2f} of {task.needed_calls} needed calls"),
+        ("safety", ", ".join(verdict.safety) or "no minefield"),
+    ):
+        print(f"  {name:<11}{value}")
+    print("  spent      " + trace.spent_line(vars(found.run.spent)))
+    print(f"  trace      k2conf agent show {given.out / 'turns.jsonl'}")
+    return 0 if verdict.passed else 1
+
+
+def run_heavy(given: argparse.Namespace) -> int:
+    task = task_of(given)
+
+    def one(index: int) -> Attempt:
+        seeded = replace(task, seed=f"{task.seed}/{index}") if given.simulate else task
+        return attempt_in(given, seeded, given.out / str(index + 1), index)
+
+    attempts = trajectories(one, given.count)
+    model, folder = model_of(given, task), given.out / "fusion"
+    heavy = fuse(task, attempts, given.aggregate, model=model, folder=folder)
+    print(f"{task.name}: {'RIGHT' if heavy.right else 'WRONG'} by {given.aggregate}")
+    print(f"  single     {sum(heavy.solved)} of {given.count} right")
+    print(f"  pass@{given.count}     {heavy.pass_at_k} (an upper bound, not a result)")
+    print(f"  pass^{given.count}     {heavy.pass_hat_k}")
+    return 0 if heavy.right else 1
+
+
+def run_sweep(given: argparse.Namespace) -> int:
+    from conformance.agent import sweep
+
+    lengths = [int(part) for part in given.lengths.split(",")]
+    tasks = [task_of(given, f"{given.seed}-{i}", n) for n in lengths for i in range(given.tasks)]
+    name = sweep.SIMULATED + given.simulate if given.simulate else given.model
+    found = sweep.run(tasks, lambda task: attempt_in(given, task, given.out / task.name), name)
+    found.write(given.out, f"{given.family}: {name}")
+    print("\n".join(found.summary()))
+    print(f"rows and plots in {given.out}")
+    return 0
