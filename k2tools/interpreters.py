@@ -56,9 +56,10 @@ class Gateway:
         return kernel
 
     async def close(self) -> None:
-        async with anyio.create_task_group() as ending:
-            for kernel in self._taken:
-                ending.start_soon(kernel.close)
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as ending:
+                for kernel in self._taken:
+                    ending.start_soon(kernel.close)
 
 
 class Session:

@@ -50,7 +50,11 @@ async def python(
     kernel = await interpreters.take()
     if session == "new":
         held = Session(kernel)
-        handle = await interpreters.sessions.mint(cx.session.principal, held)
+        try:
+            handle = await interpreters.sessions.mint(cx.session.principal, held)
+        except BaseException:
+            await kernel.close()
+            raise
         result = await _in_session(cx, held, handle, code, timeout_s)
         return Result(f"session {handle}\n{result.text}", keep="ends")
     try:

@@ -229,7 +229,7 @@ class LocalKernel:
             with anyio.CancelScope(shield=True), anyio.move_on_after(GRACE_S):
                 try:
                     await self._channel.send(reply)
-                except ValueError as problem:
+                except (ValueError, TypeError) as problem:  # too large, or no JSON
                     await self._channel.send({"error": f"{tool}: {problem}; ask for less"})
 
     def _outcome(self, done: dict[str, Any]) -> Outcome:

@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from k2tools.sandbox.process import SandboxError
+
 SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/nix/store")
 SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts")
 PLACES = ("HOME", "TMPDIR", "MPLCONFIGDIR")  # variables that name the temporary directory
@@ -24,10 +26,13 @@ class Runtime(NamedTuple):
 @cache
 def runtime(python: str) -> Runtime:
     """Ask an interpreter where it lives: path -> Runtime."""
-    answer = subprocess.run(
-        [python, "-s", "-P", "-c", ASK], capture_output=True, timeout=20, check=True, text=True
-    )
-    prefixes = {*json.loads(answer.stdout)}
+    try:
+        answer = subprocess.run(
+            [python, "-s", "-P", "-c", ASK], capture_output=True, timeout=20, check=True, text=True
+        )
+        prefixes = {*json.loads(answer.stdout)}
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise SandboxError(f"{python} does not answer as Python 3.11 or later: {error}") from None
     real = {os.path.realpath(p) for p in prefixes} | {os.path.dirname(os.path.realpath(python))}
     folders = sorted(p for p in prefixes | real | {INSIDE} if not within(p, SYSTEM))
     return Runtime(python, tuple(p for p in folders if not within(p, set(folders) - {p})))

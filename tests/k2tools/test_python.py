@@ -314,6 +314,16 @@ async def test_each_tier_serves_sessions(
     assert f"python runs in tier {tier}" in capsys.readouterr().err
 
 
+async def test_a_wrong_interpreter_is_told_and_the_server_lives_on(
+    connect: Connect, settings: Settings
+) -> None:
+    for unsafe in (False, True):
+        wrong = dataclasses.replace(settings, python="/bin/false", unsafe_no_sandbox=unsafe)
+        async with connect(dataclasses.replace(wrong, run=f"unsafe-{unsafe}")) as client:
+            assert "/bin/false does not answer as Python" in await text(client, "python", code="1")
+            assert not (await client.call_tool("list_files", {})).is_error
+
+
 async def test_the_unsafe_flag_runs_python_unconfined_and_says_so(
     connect: Connect, settings: Settings
 ) -> None:
