@@ -39,6 +39,7 @@ class Verdict(NamedTuple):
     """What a walk over a log found."""
 
     records: list[dict[str, Any]]
+    head: str  # hash of the last valid line, which the next one states
     valid_bytes: int
     torn_bytes: int  # of a last line that a crash cut off
     problems: list[str]
@@ -63,7 +64,7 @@ class RunLog:
             os.close(self._fd)
             raise
         self.torn_bytes = verdict.torn_bytes
-        self._prev = hash_of(verdict.records[-1]) if verdict.records else FIRST
+        self._prev = verdict.head
         self._seq = len(verdict.records)
         self._outs = {record["ref"]: record["out_sha"] for record in verdict.records}
         named = {r for record in verdict.records for r in (record["ref"], record["parent"])}
@@ -139,7 +140,7 @@ def verify(folder: Path, *, bodies: bool = True) -> Verdict:
         prev = hashlib.sha256(line).hexdigest()
     if bodies:
         problems += _body_problems(folder, records)
-    return Verdict(records, len(data) - len(torn), len(torn), problems)
+    return Verdict(records, prev, len(data) - len(torn), len(torn), problems)
 
 
 def _body_problems(folder: Path, records: list[dict[str, Any]]) -> Iterator[str]:

@@ -65,6 +65,15 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
     assert not verify(tmp_path).problems
 
 
+@pytest.mark.parametrize("text", ["\ud83d\ude00", "\ud800", "\0", "é\u2028", "x" * 10_000])
+def test_any_text_can_be_logged_and_resumed(tmp_path: Path, text: str) -> None:
+    for number in (1, 2):
+        log = RunLog(tmp_path)
+        log.append(call(number, args={text: [text, float("nan"), 1e300]}), text)
+        log.close()
+    assert not verify(tmp_path).problems
+
+
 def test_a_changed_or_missing_body_is_noticed(tmp_path: Path) -> None:
     written(tmp_path)
     first, second, _ = sorted((tmp_path / "out").iterdir())
