@@ -6,18 +6,36 @@ wide     one sparse layer of the real width
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from k2ref.config import Config, load_config, read_config
+from k2ref.config import NANO, Config, load_config, read_config
 from k2ref.errors import InputError
 from k2ref.spec import spec_path
 from k2ref.synth import make_checkpoint
 
 LONG = [0, 1, 2, 3, 100, 1000, 4095, 4096, 4097, 8191, 65535, 131071, 200001]
 LONG += [262141, 262142, 262143]
+
+
+# what is loaded a dozen times, or run a hundred: laws of models, and generation
+TINY: Config = replace(
+    NANO,
+    vocab_size=96,
+    hidden_size=64,
+    num_hidden_layers=4,
+    intermediate_size=64,
+    moe_intermediate_size=32,
+    n_routed_experts=8,
+    num_experts_per_tok=2,
+    num_attention_heads=2,
+    q_lora_rank=32,
+    kv_lora_rank=32,
+    qk_nope_head_dim=16,
+    v_head_dim=16,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,13 @@ def build(directory: Path, name: str, *, seed: int, form: str = "int4") -> Path:
     path = directory / f"{name}-{form}-{seed}"
     if not path.exists():
         make_checkpoint(path, profile_config(name), form=form, seed=seed)
+    return path
+
+
+def build_tiny(directory: Path, *, seed: int) -> Path:
+    """Write the checkpoint that generation runs on: directory, seed -> its path."""
+    path = directory / f"tiny-{seed}"
+    make_checkpoint(path, TINY, form="f32", seed=seed)
     return path
 
 

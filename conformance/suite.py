@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from conformance.cases import Case, all_cases
+from conformance.checks.generation import check_generation
 from conformance.checks.model import check_model
 from conformance.checks.operations import check_operations
 from conformance.engine import Engine
-from conformance.profiles import build
+from conformance.profiles import build, build_tiny
 from conformance.results import Result, Run, Verdict
 from conformance.spec import LEVELS, requirements, vectors_id
 from k2ref.errors import InputError
 
 OPERATION_LEVELS = frozenset({"L0", "L1", "L2"})
-MODEL_LEVELS = frozenset({"L3", "L4"})
+MODEL_LEVELS = frozenset({"L3", "L4", "L5"})
 SMOKE = ("int4_unpack-all-codes", "rms_norm-ordinary", "rotate-far", "route-golden", "silu-calm")
 
 
@@ -90,14 +91,15 @@ def _asks_model(plan: Plan) -> bool:
 
 
 def _model(engine: Engine, plan: Plan, seed: int) -> Iterator[Result]:
-    levels = plan.levels & MODEL_LEVELS
     given = plan.checkpoint or getattr(engine, "checkpoint", None)
-    if given is not None:
-        yield from check_model(engine, Path(given), seed=seed, levels=levels)
-        return
+    levels = plan.levels & {"L3", "L4"}
     with tempfile.TemporaryDirectory(prefix="k2conf-") as folder:
-        checkpoint = build(Path(folder), "nano", seed=seed)
-        yield from check_model(engine, checkpoint, seed=seed, levels=levels)
+        if levels:
+            checkpoint = Path(given) if given else build(Path(folder), "nano", seed=seed)
+            yield from check_model(engine, checkpoint, seed=seed, levels=levels)
+        if "L5" in plan.levels:
+            checkpoint = Path(given) if given else build_tiny(Path(folder), seed=seed)
+            yield from check_generation(engine, checkpoint, seed=seed)
 
 
 def environment() -> dict[str, str]:

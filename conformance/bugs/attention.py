@@ -116,7 +116,7 @@ BUGS = [
     Bug("chunk_gap", "attention", "the last place of each chunk of 16 is lost",
         "kvcache-ai/ktransformers#1579",
         ops=_mask(lambda hidden, q, k: hidden | ((k % 16 == 15) & (k < q)))),
-    Bug("decode_mask", "attention", "the prefill's mask while decoding", "design, section 5",
+    Bug("decode_mask", "attention", "the prefill's mask while decoding",
         ops=_mask(lambda hidden, q, k: k > q - q[0])),
     Bug("kvb_swap", "attention", "key and value rows exchanged",
         "ikawrakow/ik_llama.cpp#394", ops=changing("split_kv_b", _swapped)),
@@ -126,7 +126,7 @@ BUGS = [
     Bug("head_rev", "attention", "heads in reverse", ops=changing("split_kv_b", _reversed)),
     Bug("kv_fp8", "attention", "latents cached in fp8 without scale", "NVIDIA/TensorRT-LLM#16916",
         ops=_cached(_fp8)),
-    Bug("page_off", "attention", "page table off by one", "design, section 5", ops=_cached(_pages)),
-    Bug("stale_kv", "attention", "an evicted entry is still read", "design, section 5",
+    Bug("page_off", "attention", "page table off by one", ops=_cached(_pages)),
+    Bug("stale_kv", "attention", "an evicted entry is still read",
         ops=_cached(_stale)),
 ]  # fmt: skip

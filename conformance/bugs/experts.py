@@ -110,8 +110,8 @@ BUGS = [
     Bug("capacity", "experts", "tokens beyond an expert's capacity dropped", ops=_moe(_capacity)),
     Bug("ep_lost", "experts", "one shard of experts lost", "kvcache-ai/ktransformers#1577",
         ops=_moe(_lost_shard)),
-    Bug("replica_x2", "experts", "an expert's replica counted twice", "design, section 5",
+    Bug("replica_x2", "experts", "an expert's replica counted twice",
         ops=_moe(_replica)),
     Bug("tied", "model", "the head tied to the embedding", model=_tied),
-    Bug("softcap", "model", "logits capped at 30", "design, section 5", model=_softcap),
+    Bug("softcap", "model", "logits capped at 30", model=_softcap),
 ]  # fmt: skip

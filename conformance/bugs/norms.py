@@ -77,7 +77,7 @@ def _from(tap: str, source: str) -> Any:
 BUGS = [
     Bug("eps1e-5", "norm", "eps 1e-5 whatever the config says", "ml-explore/mlx-lm#67",
         ops=_eps(1e-5)),
-    Bug("eps_fixed", "norm", "eps 1e-6 whatever the config says", "facts, all_eps",
+    Bug("eps_fixed", "norm", "eps 1e-6 whatever the config says",
         ops=_eps(1e-6)),
     Bug("eps1e-3", "norm", "eps 1e-3", ops=_eps(1e-3)),
     Bug("eps_out", "norm", "eps outside the root", ops=changing("rms_norm", _eps_outside)),
@@ -93,7 +93,7 @@ BUGS = [
     Bug("no_resid2", "model", "one residual missing", model=_from("L2.out", "L2.ffn.out")),
     Bug("last_layer", "model", "the last layer dropped", "lablup/mlxcel#618",
         model=_from("L3.out", "L2.out")),
-    Bug("router_raw", "model", "the router reads the un-normed state", "design, section 5",
+    Bug("router_raw", "model", "the router reads the un-normed state",
         model=_from("L1.ffn.norm", "L1.attn.residual")),
     Bug("resid_fp16", "model", "the residual stream in half precision", "vllm-project/vllm#14809",
         model=_half_residual, legal_in=("bf16",),

@@ -135,13 +135,13 @@ BUGS = [
     Bug("bfast32", "rope", "beta_fast left at 32", "radixark/miles#335", **_table(beta_fast=32.0)),
     Bug("yarn_orig", "rope", "max_position for the original length", "NVIDIA/Megatron-LM#1418",
         **_table(original_positions=262144)),
-    Bug("orig8192", "rope", "original length 8192", "design, section 5",
+    Bug("orig8192", "rope", "original length 8192",
         **_table(original_positions=8192)),
     Bug("ramp_inv", "rope", "the ramp inverted", **_made(_inverted)),
     Bug("yarn_linear", "rope", "linear interpolation", **_made(_linear)),
-    Bug("inv_bf16", "rope", "frequencies in bfloat16", "design, section 5",
+    Bug("inv_bf16", "rope", "frequencies in bfloat16",
         **_made(_bfloat16_table)),
-    Bug("yarn_by_len", "rope", "YaRN chosen by the current length", "design, section 5",
+    Bug("yarn_by_len", "rope", "YaRN chosen by the current length",
         model=_by_length),
     Bug("mscale_rope", "rope", "cosines and sines times m", "kekzl/imp#880",
         ops=_turned(amplitude=yarn_mscale(64.0, 1.0))),
@@ -152,5 +152,5 @@ BUGS = [
         proof="the published code casts cosines to the activations' type: spec/questions.md, "
         "rope_dtype"),
     Bug("rope_first", "rope", "rope dimensions before the others", model=_rope_first),
-    Bug("k_unrot", "rope", "keys cached unrotated", "design, section 5", model=_unrotated_key),
+    Bug("k_unrot", "rope", "keys cached unrotated", model=_unrotated_key),
 ]  # fmt: skip

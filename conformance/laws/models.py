@@ -7,7 +7,7 @@ change, loads both into the engine, and compares. In float32 only: lower precisi
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +15,12 @@ from safetensors.numpy import save_file
 
 from conformance.engine import Engine, EngineError, attempt
 from conformance.laws import Broken, same
-from k2ref.config import NANO, Config, write_config
+from conformance.profiles import TINY
+from k2ref.config import write_config
 from k2ref.synth import stored
 from k2ref.tensors import tensors
 
 Weights = dict[str, np.ndarray]
-TINY: Config = replace(
-    NANO,
-    vocab_size=96,
-    hidden_size=64,
-    num_hidden_layers=4,
-    intermediate_size=64,
-    moe_intermediate_size=32,
-    n_routed_experts=8,
-    num_experts_per_tok=2,
-    num_attention_heads=2,
-    q_lora_rank=32,
-    kv_lora_rank=32,
-    qk_nope_head_dim=16,
-    v_head_dim=16,
-)
 T = 10
 NEAR = np.arange(T) * 400
 NAMES = {t.name: t for t in tensors(TINY)}
