@@ -193,12 +193,11 @@ def _occurs(value: str, text: str) -> bool:
 
 @asynccontextmanager
 async def start(app: App) -> AsyncIterator[None]:
-    """Load the facts once the library has been read, before the first call is served."""
+    """Load the facts and read their sources before the first call is served."""
     if app.settings.facts:
         library = app.services[Library]
-        await anyio.to_thread.run_sync(library.progress.finished.wait)
-        rows = await anyio.to_thread.run_sync(load, Path(app.settings.facts), library.index.get)
-        app.services.add(Facts(rows))
+        path = Path(app.settings.facts)
+        app.services.add(Facts(await anyio.to_thread.run_sync(load, path, library.lines)))
     yield
 
 

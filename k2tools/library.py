@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
-from k2tools.corpus import Corpus, Document, Passage
+from k2tools.corpus import Corpus, Document, Passage, Window
 from k2tools.documents import VERSION, Extracted, Extractor, document, kind_of
 from k2tools.query import Query
 from k2tools.results import ToolError
@@ -112,6 +112,11 @@ class Library:
                 return self.index.delete([id])
             if self.index.stamp(id) != stamp_of(entry):
                 self.index.add([self._read(folder, entry)])
+
+    def lines(self, id: str, line: int, max_lines: int) -> Window | None:
+        """Read lines of a document as the disk holds it: id, first, how many -> Window or None."""
+        self.refresh_file(id)
+        return self.index.get(id, line, max_lines)
 
     def why_empty(self, id: str) -> str:
         """Say why a known document has no lines: id -> reason."""

@@ -10,7 +10,8 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,20 +115,20 @@ class Pages:
 
     def number(self, reader: Reader, url: str, version: str = "") -> str:
         """Give a URL in a version its id in a run: the known one, or the next."""
-        with self._lock:
-            row = self._db.execute(
+        with self._using() as db:
+            row = db.execute(
                 "SELECT number FROM ids WHERE run = ? AND url = ? AND version IN (?, '') "
                 "ORDER BY version DESC, number LIMIT 1",
                 (reader.run, url, version),
             ).fetchone()
             if row is None:
-                row = self._db.execute(
+                row = db.execute(
                     "INSERT INTO ids SELECT ?1, 1 + coalesce(max(number), 0), ?2, ?3 "
                     "FROM ids WHERE run = ?1 RETURNING number",
                     (reader.run, url, version),
                 ).fetchone()
             elif version:
-                self._db.execute(
+                db.execute(
                     "UPDATE ids SET version = ? WHERE run = ? AND number = ?",
                     (version, reader.run, row[0]),
                 )
@@ -210,8 +211,17 @@ class Pages:
         )
 
     def _all(self, sql: str, *values: object) -> list[tuple]:
-        with self._lock:
-            return self._db.execute(sql, values).fetchall()
+        with self._using() as db:
+            return db.execute(sql, values).fetchall()
+
+    @contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        """Hold the database; a full disk is a sentence for the model."""
+        try:
+            with self._lock:
+                yield self._db
+        except sqlite3.Error as error:
+            raise ToolError(f"the cache of web pages cannot be used ({error})") from None
 
 
 def broken_into_lines(body: bytes) -> bytes:

@@ -106,8 +106,7 @@ def local(library: Library, id: str, line: int, max_lines: int) -> Window | None
     """Read a document of the library as the disk holds it now."""
     if "://" in id or not id.isprintable():
         return None
-    library.refresh_file(id)
-    window = library.index.get(id, line, max_lines)
+    window = library.lines(id, line, max_lines)
     if window is not None and not window.total:
         raise ToolError(f"{id} cannot be shown: {library.why_empty(id)}")
     return window
