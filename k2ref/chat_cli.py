@@ -166,7 +166,10 @@ def _tokenizer(options: argparse.Namespace) -> Tokenizer:
 
 
 def _read(name: str) -> str:
-    return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8: {error}") from None
 
 
 def _ids(text: str) -> list[int]:
@@ -177,8 +180,9 @@ def _ids(text: str) -> list[int]:
 
 
 def _json_list(name: str) -> list[Any]:
+    text = _read(name)
     try:
-        value = json.loads(_read(name))
+        value = json.loads(text)
     except ValueError as error:
         raise InputError(f"{name}: not JSON: {error}") from None
     if not isinstance(value, list):

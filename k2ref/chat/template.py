@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from k2ref.chat.dialect import Dialect
+from k2ref.chat.dialect import Dialect, read_table
 from k2ref.chat.render import compact, sort_keys
 from k2ref.chat.typescript import declare_tools
 from k2ref.chat.wire import REASONING_FIELDS, Message, reasoning_of
@@ -22,7 +22,7 @@ def find_template(folder: Path) -> str | None:
     if path.is_file():
         return path.read_text(encoding="utf-8")
     names = folder / NAMES_FILE
-    table = json.loads(names.read_text(encoding="utf-8")) if names.is_file() else {}
+    table = read_table(names) if names.is_file() else {}
     template = table.get("chat_template")
     return template if isinstance(template, str) else None
 

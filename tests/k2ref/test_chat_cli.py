@@ -107,6 +107,15 @@ def test_parse_reads_ids(capsys: Any, tmp_path: Path, checkpoint: Path) -> None:
     assert json.loads(out)["message"] == {"role": "assistant", "content": "hi"}
 
 
+def test_other_encodings_are_named(capsys: Any, tmp_path: Path) -> None:
+    path = tmp_path / "latin"
+    path.write_bytes(b"\xe9")
+    for command in ("render", "parse"):
+        code, _, err = run(capsys, command, path)
+        assert code == 2
+        assert "not UTF-8" in err
+
+
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [

@@ -154,6 +154,13 @@ def test_a_checkpoint_tells_its_dialect(tmp_path: Any, config: str, name: str) -
     assert dialect_of(tmp_path).name == name
 
 
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_broken_config_is_named(tmp_path: Any, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json: (not JSON|wanted a JSON object)"):
+        dialect_of(tmp_path)
+
+
 def test_k3_and_unknown_dialects_are_refused(tmp_path: Any) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "kimi_k3"}')
     with pytest.raises(InputError, match="another chat format"):
