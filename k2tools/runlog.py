@@ -120,7 +120,7 @@ def encoded(record: Mapping[str, Any]) -> bytes:
 
 
 def hash_of(record: Mapping[str, Any]) -> str:
-    """Hash a record as the next one's `prev` states it."""
+    """Hash a value by its canonical text."""
     return hashlib.sha256(encoded(record)).hexdigest()
 
 

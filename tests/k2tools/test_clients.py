@@ -179,3 +179,15 @@ def test_the_typescript_clients(
     assert seen["names"] == NAMES
     assert "2\ttwo" in seen["good"]["content"][0]["text"]
     assert seen["bad"]["isError"]
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_a_2025_client_of_a_stateless_server(settings: Settings) -> None:
+    (settings.workspace / "a.txt").write_text("one\ntwo\n")
+    with http_server(settings, "--stateless") as (url, _):
+        for _ in range(3):  # a new connection for every call: the run goes on
+            async with Client(url, mode="legacy") as client:
+                await text(client, "read_file", path="a.txt")
+    (run,) = (settings.state / "runs").iterdir()
+    assert [record["ref"] for record in verify(run).records] == ["r1", "r2", "r3"]

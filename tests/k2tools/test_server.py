@@ -32,3 +32,22 @@ async def test_every_call_is_logged_and_the_log_verifies(
     verdict = verify(run)
     assert not verdict.problems
     assert [(r["ref"], r["status"]) for r in verdict.records] == [("r1", "ok"), ("r2", "error")]
+
+
+async def test_every_call_is_a_span_with_the_name_of_its_tool(connect: Connect) -> None:
+    pytest.importorskip("opentelemetry.sdk")
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    async with connect() as client:
+        await text(client, "list_files")
+    spans = {
+        span.name: span for span in exporter.get_finished_spans() if span.kind.name == "SERVER"
+    }
+    assert spans["tools/call list_files"].attributes["gen_ai.tool.name"] == "list_files"
