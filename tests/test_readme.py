@@ -1,14 +1,17 @@
 """The README's examples run and print what they claim.
 
-A ```console block holds commands after `$ ` and their output. Each line of output must be printed,
+A ```console block holds a command after `$ ` and its output. Each line of output must be printed,
 in order; a line `...` stands for any lines. Durations differ from run to run and are not compared.
 A ```python block is run, and what it prints must be the text behind `#` on the lines with `print`.
 """
 
 import contextlib
 import io
+import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,15 +25,9 @@ def blocks(language: str) -> list[str]:
 
 
 def sessions() -> list[tuple[str, list[str]]]:
-    """Split console blocks into commands and their output: -> command, lines."""
-    found: list[tuple[str, list[str]]] = []
-    for block in blocks("console"):
-        for line in block.splitlines():
-            if line.startswith("$ "):
-                found.append((line[2:], []))
-            else:
-                found[-1][1].append(line)
-    return found
+    """Split console blocks into the command and its output: -> command, lines."""
+    split = [block.splitlines() for block in blocks("console")]
+    return [(first.removeprefix("$ "), lines) for first, *lines in split]
 
 
 def plain(line: str) -> str:
@@ -54,8 +51,17 @@ def follows(printed: list[str], claimed: list[str]) -> str:
 
 @pytest.mark.parametrize(("command", "claimed"), sessions(), ids=[c for c, _ in sessions()])
 def test_a_command_prints_what_the_readme_shows(command, claimed, tmp_path: Path) -> None:
+    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    if shutil.which(command.split()[0], path=here) is None:
+        pytest.skip("the commands are not installed: python -m pip install .")
     run = subprocess.run(
-        command, shell=True, capture_output=True, text=True, cwd=tmp_path, check=True
+        command,
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+        env={**os.environ, "PATH": here, "COLUMNS": "100"},
     )
     missing = follows(run.stdout.splitlines(), claimed)
     assert not missing, f"not printed: {missing}\n{run.stdout}"
