@@ -4,7 +4,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -137,7 +136,9 @@ async def canaries(workspace: Path) -> AsyncIterator[dict[str, Any]]:
     for path in (outside, secret):
         os.chown(path, uid, gid)
     marked = {"PATH": "/usr/bin:/bin", "MARKER": marker}
-    victim = subprocess.Popen(["sleep", "60"], env=marked, start_new_session=True, **identity)
+    victim = subprocess.Popen(  # ends with its input, so also with a server that is killed
+        ["cat"], env=marked, stdin=subprocess.PIPE, start_new_session=True, **identity
+    )
     try:
         yield {
             "secret": secret,
@@ -148,6 +149,6 @@ async def canaries(workspace: Path) -> AsyncIterator[dict[str, Any]]:
             "server": os.getpid(),
         }
     finally:
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
+        victim.kill()
+        victim.communicate()
         shutil.rmtree(outside, ignore_errors=True)

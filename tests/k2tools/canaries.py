@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -102,11 +101,13 @@ class Host:
         if os.geteuid() == 0:
             drop = {"user": uid, "group": gid, "extra_groups": []}
         environment = {"PATH": "/usr/bin:/bin", "MARKER": self.marker}
-        return subprocess.Popen(["sleep", "300"], env=environment, start_new_session=True, **drop)
+        return subprocess.Popen(
+            ["cat"], env=environment, stdin=subprocess.PIPE, start_new_session=True, **drop
+        )
 
     def _end_victim(self) -> None:
-        self.victim.send_signal(signal.SIGKILL)
-        self.victim.wait()
+        self.victim.kill()
+        self.victim.communicate()
 
 
 @contextmanager
