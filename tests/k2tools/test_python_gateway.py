@@ -15,9 +15,9 @@ import pytest
 from k2tools.settings import Settings
 from tests.k2tools.conftest import Connect, text
 
-pytest.importorskip("kernel_gateway", reason="jupyter-kernel-gateway is not installed")
-pytest.importorskip("websockets", reason="websockets is not installed")
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytest.importorskip("kernel_gateway", reason="the extra peers-jupyter is not installed")
+pytest.importorskip("websockets", reason="the extra gateway is not installed")
+pytestmark = [pytest.mark.anyio, pytest.mark.peer]
 TOKEN = "a-token-for-the-test"
 AUTHORISED = {"Authorization": f"token {TOKEN}"}
 START_S = 60.0
