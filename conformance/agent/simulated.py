@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from conformance.agent.messages import Call, Message, Reply, Request, calls_of, reasoning_of
@@ -66,6 +67,7 @@ def memory(messages: Sequence[Message]) -> State | None:
     return state
 
 
+@lru_cache(maxsize=4_096)  # every request repeats the reasoning of all turns before
 def change_of(reasoning: str | None) -> State | None:
     """Read what one reasoning says has changed, None when it says nothing."""
     _, found, text = (reasoning or "").rpartition(MARK)
