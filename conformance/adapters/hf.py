@@ -10,6 +10,7 @@ rounding, because the library itself would round experts to bfloat16 whatever dt
 
 import contextlib
 import json
+import os
 import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from k2ref.errors import InputError
 from k2ref.numerics import Numerics
 from k2ref.trace import Trace, ignore, tap_names
 
+os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the libraries, read when they are imported
 try:
     import torch
     import transformers

@@ -38,7 +38,7 @@ class LlamaEngine:
     def __init__(self, directory: str = "", *, experts: str = "f32", beta_fast: str = "") -> None:
         self.checkpoint = Path(directory) if directory else None
         self._experts, self._beta_fast = experts, beta_fast
-        self._processes: list[LineProcess] = []
+        self._served: list[tuple[LineProcess, tempfile.TemporaryDirectory[str]]] = []
         self.info = Info(
             "llama.cpp",
             f"xllamacpp {VERSION}",
@@ -61,14 +61,16 @@ class LlamaEngine:
         process = LineProcess(
             [sys.executable, "-m", "conformance.adapters.llama_server"], timeout_s=START_S
         )
-        self._processes.append(process)
+        self._served.append((process, folder))
         address = process.ask({"path": str(path), "beta_fast": beta_fast})["address"]
-        return LlamaModel(str(address), folder, config.vocab_size)
+        return LlamaModel(str(address), config.vocab_size)
 
     def close(self) -> None:
-        """End the servers."""
-        for process in self._processes:
+        """End the servers and remove their files."""
+        for process, folder in self._served:
             process.close()
+            folder.cleanup()
+        self._served.clear()
 
 
 def open_gguf(address: str, *, precision: str | None = None) -> LlamaEngine:
@@ -82,8 +84,7 @@ class LlamaModel:
 
     normalised = True
 
-    def __init__(self, address: str, folder: Any, vocab_size: int) -> None:
-        self._folder = folder  # lives as long as the model
+    def __init__(self, address: str, vocab_size: int) -> None:
         client = Client(f"{address}/v1", max_requests=1 << 30)
         self._served = Served(client, "model", vocab_size)
 

@@ -149,7 +149,11 @@ def angle_error(results: Sequence[Result]) -> str:
 def kill_matrix(matrix: dict[str, Any]) -> str:
     """Draw which level sees which bug: matrix of `k2conf mutants --json` -> SVG."""
     rows = [*matrix.get("correct", []), *matrix.get("bugs", [])]
-    columns = [(p, level) for p in ("f32", "bf16") for level in ("L0", "L1", "L2", "L3", "L4")]
+    levels = ("L0", "L1", "L2", "L3", "L4")
+    columns = [
+        *(("f32", level) for level in (*levels, "laws")),
+        *(("bf16", level) for level in levels),
+    ]
     names = list(dict.fromkeys(row["name"] for row in rows))
     by_name = {(row["name"], row["precision"]): row for row in rows}
     correct = {row["name"] for row in matrix.get("correct", [])}

@@ -1,6 +1,6 @@
 """Foreign engines, run for real: each agrees with the reference where it says it does."""
 
-import atexit
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from k2ref.synth import make_checkpoint
 pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore")]  # foreign warnings
 
 FLOAT32 = ("hf:", "mlx:", "gguf:")
+ENGINES: list[Engine] = []
 IDS_T = np.random.default_rng(0).integers(0, 1024, 48)
 
 
@@ -34,8 +35,15 @@ def opened(address: str) -> Engine:
         engine = open_engine(address)
     except InputError as error:
         pytest.skip(str(error))
-    atexit.register(engine.close)
+    ENGINES.append(engine)
     return engine
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closing() -> Iterator[None]:
+    yield
+    for engine in ENGINES:
+        engine.close()
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +93,15 @@ def test_a_float32_engine_agrees_at_every_position_it_takes(
     assert share <= NMSE_LIMIT
 
 
-@pytest.mark.parametrize("profile", ["nano", "kernel"])
-@pytest.mark.parametrize("address", FLOAT32)
+@pytest.mark.parametrize(
+    ("address", "profile"),
+    [
+        *((address, profile) for address in FLOAT32 for profile in ("nano", "kernel")),
+        ("hf:dtype=bfloat16", "nano"),
+        ("hf:weights=shipped", "nano"),
+        ("gguf:experts=q4_0", "nano"),
+    ],
+)
 def test_the_suite_accuses_no_correct_engine(
     checkpoints: dict[str, Path], address: str, profile: str
 ) -> None:
