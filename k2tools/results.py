@@ -11,6 +11,8 @@ from typing import Any, Literal
 # What the tokenizers of the family turn into control tokens, wherever it stands in a text.
 CONTROL = re.compile(r"<\|(?=\w+\|>)|</?(?=think>)|\[(?=(?:BOS|EOS|EOT|UNK|PAD)\])")
 
+MARK_CHARS = 48  # of a line number before a line and of the note behind its cut
+
 
 class ToolError(Exception):
     """A refusal or failure that the model should read: what is wrong, the limit, the way out."""
@@ -35,8 +37,8 @@ def shown(value: object, max_chars: int = 60) -> str:
 
 
 def cut_line(line: str, max_chars: int) -> str:
-    """Cut one line and say how much went."""
-    if len(line) <= max_chars:
+    """Cut one line and say how much went; a line cut before, and numbered since, is left."""
+    if len(line) <= max_chars + MARK_CHARS:
         return line
     return f"{line[:max_chars]}… [+{len(line) - max_chars} characters]"
 

@@ -53,7 +53,9 @@ def test_following_the_calls_reads_every_line(body: str) -> None:
 
 
 def test_long_lines_say_how_much_is_missing() -> None:
-    assert cut_line("x" * 12, 10) == "x" * 10 + "… [+2 characters]"
+    once = cut_line("x" * 112, 10)
+    assert once == "x" * 10 + "… [+102 characters]"
+    assert cut_line(f"123456\t{once}", 10) == f"123456\t{once}"
 
 
 def test_values_in_messages_are_bounded() -> None:
