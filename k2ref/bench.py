@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def run_bench(options: argparse.Namespace) -> None:
 
 
 def _print(tables: dict[str, list[Row]]) -> None:
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 200)
     for name, rows in tables.items():
         table = Table(title=name.replace("_", " "))
         for key in rows[0]:
