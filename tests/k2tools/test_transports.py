@@ -299,3 +299,17 @@ async def test_kill_9_of_the_server_between_calls_loses_nothing(settings: Settin
     verdict = verify(settings.state / "runs" / "one")
     assert not verdict.problems
     assert len(verdict.records) == 20
+
+
+def test_garbage_on_stdin_does_not_end_the_server(settings: Settings) -> None:
+    with process(settings) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        for line in (b"garbage", b"", b"[]", b"{}", b"\xff\xfe", b'{"jsonrpc":"2.0","id":1}'):
+            server.stdin.write(line + b"\n")
+        ask(server, "list_files", 77)
+        for _ in range(20):
+            answer = json.loads(server.stdout.readline())
+            if answer.get("id") == 77:
+                break
+        assert answer["result"]["content"][0]["text"].endswith("[r1]")
