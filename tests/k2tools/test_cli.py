@@ -162,3 +162,29 @@ def test_a_start_that_is_refused_says_why_in_one_line(
     assert reason in run.stderr
     assert run.stderr.startswith("k2tools: ")
     assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_python_sessions_and_their_inner_calls_replay_byte_for_byte(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, state = tmp_path / "ws", tmp_path / "state"
+    folder.mkdir()
+    (folder / "a.md").write_text("# Lake\n\nlake level\n")
+    serve = ["-m", "k2tools", "serve", str(folder), "--state", str(state)]
+    process = StdioServerParameters(
+        command=sys.executable, args=[*serve, "--run", "one", "--snapshot"]
+    )
+    async with Client(process) as client:
+        begun = await text(client, "python", code="x = 41", session="new")
+        if "not available" in begun:
+            pytest.skip("no sandbox works here")
+        handle = begun.split()[1]
+        assert (await text(client, "python", code="x + 1", session=handle)).startswith("42\n")
+        inner = "import k2\nprint(k2.search(query='lake'))\nopen('new.txt', 'w').write('n')"
+        await text(client, "python", code=inner)
+        await text(client, "open", id="r2")
+        await text(client, "list_files")
+    assert await anyio.to_thread.run_sync(replay, state / "runs" / "one", None) == 0
+    assert "5 of 5 calls gave the same bytes" in capsys.readouterr().out
