@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 BATCH_DOCUMENTS, BATCH_CHARS = 200, 4 * 2**20  # of one transaction
 MAX_FILE_BYTES = 16 * 2**20  # of text; a larger file is data, and grep reads it
 MAX_PDF_BYTES = 64 * 2**20
+MAX_FILES = 1_000_000  # of one folder
 WALK_SHARE = 10  # walking the workspace takes at most one part in ten of the time
 
 FIRST_READING_S = 25.0  # that a search waits for the first indexing
@@ -151,7 +152,7 @@ class Library:
                 self.index.delete(self.index.stamps(folder))
 
     def _refresh(self, folder: Folder, report: Report) -> None:
-        files = (e for e in folder.files.files() if printable(e.path) == e.path)
+        files = (e for e in folder.files.files(max_files=MAX_FILES) if printable(e.path) == e.path)
         entries = {folder.prefix + entry.path: entry for entry in files}
         known = self.index.stamps(folder.prefix)
         changed = [(id, e) for id, e in entries.items() if known.get(id) != stamp_of(e)]
