@@ -28,13 +28,13 @@ def main() -> None:
     """Run one sandbox to its end: -c … FD of a JSON order."""
     with os.fdopen(int(sys.argv[1]), "rb") as order_file:
         order = json.load(order_file)
-    become(order)
     os.umask(0o022)
     if not order["supervised"]:
+        become(order)
         os.execve(order["command"][0], order["command"], order["environment"])
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    status = 1
     try:
+        become(order)
         child = start(order)
         prctl(PR_SET_DUMPABLE, 0)
         status = supervise(child, order["lifeline"])
