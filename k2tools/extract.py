@@ -5,7 +5,8 @@ long (`documents.Extractor`). It imports nothing of the server. Each request on 
 line (`kind`, `size`, `url`, `charset`) and `size` bytes; each answer on stdout is one JSON line.
 
 HTML: readability finds the content, markdownify writes it; `<pre>` is taken out first and put back
-verbatim, links become numbered references. When that yields next to nothing, trafilatura tries.
+verbatim, links become numbered references. When that yields next to nothing, trafilatura tries,
+where it is installed.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import json
 import logging
 import re
 import sys
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urljoin
 
@@ -117,7 +119,7 @@ def content(tree: Any) -> str:
     best = ""
     with contextlib.suppress(Exception):  # whatever it trips over, the next one may not
         best = markdown_of(Document(source).summary(html_partial=True))
-    if len(best) < max(POOR_CHARS, POOR_SHARE * visible):
+    if len(best) < max(POOR_CHARS, POOR_SHARE * visible) and find_spec("trafilatura"):
         import trafilatura
 
         other = trafilatura.extract(

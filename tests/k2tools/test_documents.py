@@ -36,7 +36,7 @@ def extractor() -> Iterator[Extractor]:
 class TestHtml:
     @pytest.fixture(autouse=True)
     def _extra(self) -> None:
-        for name in ("lxml", "readability", "markdownify", "trafilatura"):
+        for name in ("lxml", "readability", "markdownify"):
             pytest.importorskip(name, reason="the extra `web` is not installed")
 
     def test_content_stays_and_the_frame_of_the_site_goes(self, extractor: Extractor) -> None:
