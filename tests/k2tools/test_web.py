@@ -1,4 +1,8 @@
-"""Providers, pages and their ids through the real server; no test leaves this machine."""
+"""Providers, pages and their ids through the real server; no test needs a network.
+
+The cassettes hold requests and answers in the form that the providers document; they were written
+from that documentation, not recorded from a live account.
+"""
 
 import json
 from collections.abc import AsyncIterator, Callable
