@@ -40,7 +40,8 @@ def add_commands(commands: Any) -> None:
     )
     judged.add_argument("--known", type=Path, metavar="FILE", help="known failures (TOML)")
     judged.add_argument("--seed", type=int, help="of the fresh inputs; drawn anew without it")
-    judged.add_argument("--checkpoint", type=Path, metavar="DIR", help="instead of profile nano")
+    judged.add_argument("--profile", choices=("nano", "kernel", "wide"), default="nano")
+    judged.add_argument("--checkpoint", type=Path, metavar="DIR", help="instead of a profile")
     judged.add_argument("--properties", action="store_true", help="laws without a reference too")
     judged.add_argument("--results", type=Path, metavar="OUT.jsonl", help="every result, as data")
     for name, (_, help_) in OUTPUTS.items():
@@ -126,7 +127,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         if ":" in id_:
             find_requirement(id_)
     only = tuple(options.only)
-    return Plan(levels, only, options.seed, options.checkpoint, options.properties)
+    return Plan(levels, only, options.seed, options.profile, options.checkpoint, options.properties)
 
 
 def write_outputs(options: argparse.Namespace, run: Run) -> None:

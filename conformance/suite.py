@@ -35,8 +35,9 @@ class Plan:
     """ids of cases, requirements or operations; everything where empty"""
     seed: int | None = None
     """of the fresh inputs; drawn anew where None"""
+    profile: str = "nano"
     checkpoint: Path | None = None
-    """what to load instead of the profile `nano`"""
+    """what to load instead of the profile"""
     properties: bool = False
 
     def wants(self, result: Result | Case) -> bool:
@@ -95,7 +96,7 @@ def _model(engine: Engine, plan: Plan, seed: int) -> Iterator[Result]:
     levels = plan.levels & {"L3", "L4"}
     with tempfile.TemporaryDirectory(prefix="k2conf-") as folder:
         if levels:
-            checkpoint = Path(given) if given else build(Path(folder), "nano", seed=seed)
+            checkpoint = Path(given) if given else build(Path(folder), plan.profile, seed=seed)
             yield from check_model(engine, checkpoint, seed=seed, levels=levels)
         if "L5" in plan.levels:
             checkpoint = Path(given) if given else build_tiny(Path(folder), seed=seed)
