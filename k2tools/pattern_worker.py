@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ def main() -> None:
             answer = {"error": str(error)}
         except (re.error, RecursionError, OverflowError) as error:
             answer = {"error": f"pattern is no Python regular expression: {error}"}
+        except OSError as error:
+            answer = {"error": f"the workspace could not be searched: {error.strerror}"}
         except MemoryError:
             answer = {"error": "pattern needs too much memory; write a simpler one"}
         if hasattr(signal, "alarm"):
@@ -73,9 +75,14 @@ def around(line: str, at: int) -> str:
 
 def grep(request: dict[str, Any]) -> dict[str, Any]:
     """Search the files of a workspace: -> output lines, hits, notes on what was left out."""
+    secret_globs = tuple(request["secret_globs"])
+    with closing(Workspace(Path(request["root"]), secret_globs=secret_globs)) as workspace:
+        return _grep(workspace, request)
+
+
+def _grep(workspace: Workspace, request: dict[str, Any]) -> dict[str, Any]:
     pattern = re.compile(request["pattern"])
     whole = None if LINE_BOUND.search(request["pattern"]) else re.compile(pattern.pattern, re.M)
-    workspace = Workspace(Path(request["root"]), secret_globs=tuple(request["secret_globs"]))
     end_s = time.monotonic() + request["limit_s"]
     output: list[str] = []
     hits, skipped = 0, 0

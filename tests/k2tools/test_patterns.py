@@ -1,5 +1,6 @@
 """Searches by expression: the same hits as line by line, and no expression holds the server."""
 
+import os
 import re
 import time
 from dataclasses import replace
@@ -53,6 +54,16 @@ def test_the_whole_text_filter_never_changes_the_hits(
     found = grep(request(root, pattern))
     expected = [f"f:{n}: {line}" for n, line in enumerate(lines, 1) if compiled.search(line)]
     assert found["lines"] == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
+def test_a_search_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_text("x\n")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(50):
+        grep(request(tmp_path, "x", max_hits=1))
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_context_is_shown_once_and_groups_are_apart(tmp_path: Path) -> None:
