@@ -126,14 +126,26 @@ class HfModel:
                 trace(name, found[name])
         return logits_TW
 
-    def generate(self, ids_T: np.ndarray, *, max_new: int) -> list[int]:
-        """Continue a prompt greedily: ids_T -> ids."""
+    def generate(
+        self,
+        ids_T: np.ndarray,
+        *,
+        max_new: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[int]:
+        """Continue a prompt with the library's own sampler: ids_T -> ids."""
+        sampling: dict[str, Any] = {"do_sample": False}
+        if temperature > 0:
+            sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        torch.manual_seed(seed)
         with torch.no_grad():
             ids = self.model.generate(
                 torch.tensor(np.asarray(ids_T)[None]),
                 attention_mask=torch.ones(1, len(ids_T), dtype=torch.long),
                 max_new_tokens=max_new,
-                do_sample=False,
+                **sampling,
                 pad_token_id=0,
             )
         return [int(id_) for id_ in ids[0, len(ids_T) :]]

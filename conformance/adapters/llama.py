@@ -19,7 +19,7 @@ from conformance.adapters.address import split_address
 from conformance.adapters.gguf_file import write_gguf
 from conformance.adapters.lines import LineProcess
 from conformance.adapters.openai import Client, Served
-from conformance.engine import Info
+from conformance.engine import Info, NotOffered
 from k2ref.config import load_config
 from k2ref.errors import InputError
 from k2ref.numerics import Numerics
@@ -92,6 +92,12 @@ class LlamaModel:
         """Collect log-probabilities of every position: ids_T -> log_probability_TW float64."""
         return self._served.forward(ids_T, position_T)
 
-    def generate(self, ids_T: np.ndarray, *, max_new: int) -> list[int]:
+    def generate(
+        self, ids_T: np.ndarray, *, max_new: int, temperature: float = 0.0, **_options: float
+    ) -> list[int]:
         """Continue a prompt greedily: ids_T -> ids."""
+        if temperature > 0:
+            raise NotOffered(
+                "llama.cpp's samplers cut by top-p before the temperature; greedy only"
+            )
         return self._served.generate(ids_T, max_new=max_new)

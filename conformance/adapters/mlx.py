@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from conformance.adapters.address import split_address
-from conformance.engine import Info
+from conformance.engine import Info, NotOffered
 from k2ref.config import Config, load_config
 from k2ref.errors import InputError
 from k2ref.numerics import Numerics
@@ -113,8 +113,12 @@ class MlxModel:
             found["logits"] = to_numpy(self.model(mx.array(ids_T[None]), cache=cache)[0])
         return found
 
-    def generate(self, ids_T: np.ndarray, *, max_new: int) -> list[int]:
+    def generate(
+        self, ids_T: np.ndarray, *, max_new: int, temperature: float = 0.0, **_options: float
+    ) -> list[int]:
         """Continue a prompt greedily with a cache: ids_T -> ids."""
+        if temperature > 0:
+            raise NotOffered("mlx-lm's sampler cuts by top-p before the temperature; greedy only")
         return list(self._call(self._generate, ids_T, max_new))
 
     def _generate(self, ids_T: np.ndarray, max_new: int) -> list[int]:

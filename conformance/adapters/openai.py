@@ -145,19 +145,27 @@ class Served:
             rows = [_first(c) for c in [*before, choice]]
         return np.stack([_row(pairs, W) for pairs in rows])
 
-    def generate(self, ids_T: np.ndarray, *, max_new: int) -> list[int]:
-        """Continue a prompt greedily: ids_T -> ids."""
-        choice = self._complete([int(i) for i in ids_T], logprobs=1, max_tokens=max_new)
+    def generate(self, ids_T: np.ndarray, *, max_new: int, **sampling: float) -> list[int]:
+        """Continue a prompt, with temperature, top_p and seed as the server reads them: -> ids."""
+        ids = [int(i) for i in ids_T]
+        choice = self._complete(ids, logprobs=1, max_tokens=max_new, sampling=sampling)
         report = choice.get("logprobs") or {}
         if "content" in report:
             return [int(item["id"]) for item in report["content"]]
         return [_id(name) for name in report.get("tokens", [])]
 
     def _complete(
-        self, ids: list[int], *, logprobs: int, max_tokens: int = 1, prompt_logprobs: int = 0
+        self,
+        ids: list[int],
+        *,
+        logprobs: int,
+        max_tokens: int = 1,
+        prompt_logprobs: int = 0,
+        sampling: dict[str, float] | None = None,
     ) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.model, "prompt": ids, "max_tokens": max_tokens}
         body |= {"temperature": 0, "logprobs": logprobs, "return_tokens_as_token_ids": True}
+        body |= sampling or {}
         if prompt_logprobs:
             body["prompt_logprobs"] = prompt_logprobs
         answer = self.client.call("/completions", body)

@@ -15,7 +15,7 @@ import numpy as np
 from conformance import compare
 from conformance.checks.observe import load
 from conformance.compare import Precision, find_precision
-from conformance.engine import Engine, EngineError, attempt
+from conformance.engine import Engine, EngineError, NotOffered, attempt
 from conformance.forcing import Reference
 from conformance.rates import g_test
 from conformance.results import Agreement, Result, Verdict
@@ -63,6 +63,8 @@ def check_generation(engine: Engine, checkpoint: Path, *, seed: int) -> Iterator
     for blank, check in zip(blanks, (_greedy, _support, _distribution), strict=True):
         try:
             yield blank.agreeing(check(function, model, ids_T, precision))
+        except NotOffered as reason:
+            yield replace(blank, message=str(reason))
         except (EngineError, TypeError, ValueError) as error:
             yield replace(blank, verdict=Verdict.ERRORED, message=str(error))
 
