@@ -9,6 +9,12 @@ import numpy as np
 WIDTH = 16  # lanes of a vector
 
 
+def fits(name: str, a: np.ndarray, wanted: tuple[int, ...]) -> None:
+    """Refuse an array of another shape, which a kernel would read past: name, array, shape."""
+    if a.shape != wanted:
+        raise ValueError(f"{name} must have shape {list(wanted)}, got {list(a.shape)}")
+
+
 def activations(x: np.ndarray) -> np.ndarray:
     """Raise to float32, in one piece: x float32, bfloat16 or float16 -> x as float32."""
     if x.dtype.itemsize > 4:

@@ -19,7 +19,10 @@ def fp8_dequantize(
     values_ML: np.ndarray, scale_UJ: np.ndarray, *, block: tuple[int, int] = (128, 128)
 ) -> np.ndarray:
     """Give the weights that scaled blocks stand for: values_ML e4m3, scale_UJ -> w_ML float32."""
-    w_ML = np.empty(values_ML.shape, np.float32)
+    M, L = values_ML.shape
+    scale_UJ = scale_UJ[: -(-M // block[0]), : -(-L // block[1])]
+    _arrays.fits("scale_UJ", scale_UJ, (-(-M // block[0]), -(-L // block[1])))
+    w_ML = np.empty((M, L), np.float32)
     table = np.arange(256, dtype=np.uint8).view(values_ML.dtype).astype(np.float32)
     scales = _arrays.stored(scale_UJ.astype(np.float32))
     _weights(_arrays.stored(values_ML), table, scales, block[0], block[1], w_ML)

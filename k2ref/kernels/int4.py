@@ -41,14 +41,27 @@ def int4_linear(
 ) -> np.ndarray:
     """Multiply by an INT4 matrix: x_TL, packed_MP int32, scale_MG -> out_TM."""
     x = _arrays.activations(x_TL)
+    packed_MP, scale_MG = _cut(packed_MP, scale_MG, x.shape[1], group_size)
     bits_MG = None if group_size % 32 or dequant == "bf16" else _arrays.scale_bits(scale_MG)
     if bits_MG is None or len(x) == 0 or len(packed_MP) == 0:
         out_TM = _plain(x, packed_MP, scale_MG, group_size, dequant)
     else:
         if group_size > 32:
             bits_MG = np.repeat(bits_MG, group_size // 32, axis=1)
-        out_TM = _packed(x, _arrays.read_only(packed_MP.view(np.uint32)), bits_MG)
+        out_TM = _packed(x, _arrays.read_only(packed_MP).view(np.uint32), bits_MG)
     return out_TM.astype(x_TL.dtype, copy=False)
+
+
+def _cut(
+    packed_MP: np.ndarray, scale_MG: np.ndarray, columns: int, group: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take the words and scales of the first columns, if they are there: -> packed_MP, scale_MG."""
+    if packed_MP.dtype not in (np.int32, np.uint32):
+        raise TypeError(f"packed weights must be int32, got {packed_MP.dtype}")
+    packed_MP, scale_MG = packed_MP[:, : -(-columns // 8)], scale_MG[:, : -(-columns // group)]
+    _arrays.fits("packed_MP", packed_MP, (len(packed_MP), -(-columns // 8)))
+    _arrays.fits("scale_MG", scale_MG, (len(packed_MP), -(-columns // group)))
+    return packed_MP, scale_MG
 
 
 def _plain(
@@ -169,7 +182,8 @@ def int4_dequantize(
     dequant: Dequant = "exact",
 ) -> np.ndarray:
     """Give the weights that packed codes stand for: packed_MP int32, scale_MG -> w_ML float32."""
-    words_MP = _arrays.read_only(packed_MP.view(np.uint32))
+    packed_MP, scale_MG = _cut(packed_MP, scale_MG, columns, group_size)
+    words_MP = _arrays.read_only(packed_MP).view(np.uint32)
     w_ML = np.empty((len(words_MP), columns), np.float32)
     _weights(words_MP, _arrays.stored(scale_MG.astype(np.float32)), group_size, w_ML)
     if dequant == "bf16":

@@ -27,6 +27,7 @@ def rms_norm(
     `round_before_gain`: the quotient is rounded to the input's precision before the gain is applied
     (Hugging Face's code does so; it shows in bfloat16 only).
     """
+    _arrays.fits("gain_D", gain_D, x_TD.shape[1:])
     gain = gain_D.astype(np.float32)
     out_TD = np.empty(x_TD.shape, np.float32)
     if x_TD.dtype == np.float32 or not round_before_gain:
@@ -56,6 +57,7 @@ def _rms_norm(x_TD, gain_D, eps, out_TD):
 def linear(x_TL: np.ndarray, w_ML: np.ndarray) -> np.ndarray:
     """Multiply by a weight stored [out, in]: x_TL, w_ML -> out_TM."""
     T, L = x_TL.shape
+    _arrays.fits("w_ML", w_ML, (len(w_ML), L))
     x, w = _arrays.activations(x_TL), _arrays.stored(w_ML)
     whole = L - L % _arrays.WIDTH
     out_TM = _vectors(x[:, :whole], w) if whole else np.zeros((T, len(w)), np.float32)
@@ -133,6 +135,7 @@ def swiglu(gate_TF: np.ndarray, up_TF: np.ndarray) -> np.ndarray:
 
 
 def _gated(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    _arrays.fits("up", up, gate.shape)
     size = gate.size
     out = np.empty(-(-size // _arrays.WIDTH) * _arrays.WIDTH, np.float32)
     _silu_product(_arrays.flat(gate, out.size), _arrays.flat(up, out.size), out[None])

@@ -40,8 +40,13 @@ def attend_absorbed(
     Query t stands at place `first_query + t` of the S visible tokens and sees every place up to its
     own.
     """
-    T, H, _ = q_nope_THN.shape
-    R = key_rope_SR.shape[1]
+    T, H, N = q_nope_THN.shape
+    S, C = latent_SC.shape
+    R, V = key_rope_SR.shape[1], w_uv_HVC.shape[1]
+    _arrays.fits("key_rope_SR", key_rope_SR, (S, R))
+    _arrays.fits("q_rope_THR", q_rope_THR, (T, H, R))
+    _arrays.fits("w_uk_HNC", w_uk_HNC, (H, N, C))
+    _arrays.fits("w_uv_HVC", w_uv_HVC, (H, V, C))
     latent, key = _arrays.widened(latent_SC, STRIP), _arrays.widened(key_rope_SR, 1)
     w_uk, w_uv = _arrays.widened(w_uk_HNC, STRIP), _arrays.widened(w_uv_HVC, STRIP)
     C_full, R_full = latent.shape[1], key.shape[1]
@@ -53,9 +58,10 @@ def attend_absorbed(
     sums = np.zeros((len(tiles) * QUERIES, C_full), np.float32)
     latent, key = _arrays.at_least(latent, PAIR), _arrays.at_least(key, PAIR)
     visible = first_query + 1 + np.minimum(np.arange(len(sums)) // H, T - 1)
+    visible = np.minimum(visible, S)
     block = -(-block // _arrays.WIDTH) * _arrays.WIDTH
     _walk(tiles, latent, key, np.float32(scale), visible, block, sums)
-    out_THV = np.empty((T, H, w_uv_HVC.shape[1]), np.float32)
+    out_THV = np.empty((T, H, V), np.float32)
     _expand(sums[: T * H].reshape(T, H, C_full), w_uv, out_THV)
     return out_THV.astype(q_nope_THN.dtype, copy=False)
 

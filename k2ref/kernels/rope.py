@@ -25,6 +25,7 @@ def rotate(
     if rope_dtype is not None:
         cos_TZ, sin_TZ = cos_TZ.astype(rope_dtype), sin_TZ.astype(rope_dtype)
     T, R = len(x), x.shape[-1]
+    _arrays.fits("angle_TZ", angle_TZ, (T, R // 2))
     heads_THR = _arrays.activations(x).reshape(T, -1, R)
     out_THR = np.empty_like(heads_THR)
     _rotate(heads_THR, cos_TZ.astype(np.float32), sin_TZ.astype(np.float32), out_THR)

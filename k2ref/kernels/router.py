@@ -66,6 +66,8 @@ def route(
     """Choose experts and weigh them: logits_TE, bias_E -> experts_TK, weights_TK."""
     scores_TE = router_scores(logits_TE)
     choice_TE = scores_TE + bias_E.astype(np.float32)
+    if choice_TE.shape[1] % n_group:
+        raise ValueError(f"{n_group} groups must divide {choice_TE.shape[1]} experts")
     if n_group > 1:
         _keep_groups(choice_TE, n_group, topk_group, np.float32(mask_fill))
     T, E = choice_TE.shape
