@@ -18,6 +18,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mcp import Client, StdioServerParameters
 
 from conformance.agent.toolbox import Result, Tool, ToolCall
+from k2ref.errors import InputError
 
 TIMEOUT_S = 60.0
 
@@ -46,10 +47,14 @@ class McpTools:
     def __enter__(self) -> Self:
         self._portal = self._stack.enter_context(start_blocking_portal())
         if not self.reconnect:
-            client = Client(self.server, mode=self.mode)
-            self._client = self._stack.enter_context(
-                self._portal.wrap_async_context_manager(client)
-            )
+            client = Client(self.server, mode=self.mode, read_timeout_seconds=TIMEOUT_S)
+            opened = self._portal.wrap_async_context_manager(client)
+            try:
+                self._client = self._stack.enter_context(opened)
+            except Exception as error:
+                self._stack.close()
+                raise InputError(f"the tool server {self.server} did not start: {_leaf(error)!r}; "
+                                 "what it printed stands above") from None  # fmt: skip
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -63,7 +68,7 @@ class McpTools:
     async def _with_client(self, function: Any, *args: Any) -> Any:
         if self._client is not None:
             return await function(self._client, *args)
-        async with Client(self.server, mode=self.mode) as client:
+        async with Client(self.server, mode=self.mode, read_timeout_seconds=TIMEOUT_S) as client:
             return await function(client, *args)
 
     def tools(self) -> list[Tool]:
@@ -73,6 +78,13 @@ class McpTools:
 
     def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
         return self._run(_call_all, calls, self.run_id)
+
+
+def _leaf(error: BaseException) -> BaseException:
+    """Take the first cause out of a group of errors."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _list_tools(client: Client) -> list[Tool]:
