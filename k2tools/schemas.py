@@ -132,9 +132,9 @@ def call_text(tool: str, arguments: Mapping[str, Any]) -> str:
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """Suggest the nearest name, or nothing: "; did you mean 'x'?"."""
+    """Suggest the nearest name, or nothing: " (did you mean 'x'?)"."""
     close = difflib.get_close_matches(name, names, 1, 0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _problems(value: Any, schema: Schema, where: str) -> Iterator[str]:

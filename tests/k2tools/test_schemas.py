@@ -107,7 +107,7 @@ def test_validation_agrees_with_the_standards(tool: Any, data: st.DataObject) ->
         ({"path": "a", "edits": [{"old": "a"}]}, "missing argument 'edits[0].new'"),
         (
             {"path": "a", "edits": [{"old": "a", "new": "b", "cuont": 2}]},
-            "unknown argument 'edits[0].cuont'; did you mean 'count'?",
+            "unknown argument 'edits[0].cuont' (did you mean 'count'?)",
         ),
         (
             {"path": "a", "edits": [{"old": "a", "new": "b", "count": "2"}]},
