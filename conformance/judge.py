@@ -20,7 +20,6 @@ from k2ref import oracle
 from k2ref.numerics import Numerics
 from k2ref.oracle import fp8_dequantize, int4_dequantize
 
-TABLE_UNITS = 4  # ulp of float32 that builds of one library differ by in a frequency table: 3
 ROUTER = ("router_logits", "router_scores", "route")
 
 
@@ -107,7 +106,7 @@ def _one(
     if case.rule == "exact":
         return compare.exact(found, expected)
     if case.rule == "units":
-        return compare.bounded(found, expected, TABLE_UNITS * 2.0**-23 * np.abs(expected))
+        return compare.bounded(found, expected, compare.TABLE_UNITS * 2.0**-23 * np.abs(expected))
     if case.rule == "bound":
         assert wanted.bound is not None
         return compare.bounded(found, expected, wanted.bound)

@@ -8,6 +8,7 @@ import numpy as np
 from conformance.bugs import Bug, changing, replace
 from k2ref.model import Model
 from k2ref.oracle import yarn_inv_freq, yarn_mscale
+from k2ref.trace import Trace, ignore
 
 
 def _table(**changes: Any) -> dict[str, Any]:
@@ -60,10 +61,10 @@ def _by_length(model: Model) -> None:
     plain_Z = yarn_inv_freq(model.config.qk_rope_head_dim, rope.rope_theta, dtype=np.float32)
     stretched_Z, forward = model.inv_freq_Z, model.forward
 
-    def chosen(ids_T: np.ndarray, position_T: np.ndarray, **kw: Any) -> np.ndarray:
+    def chosen(ids_T: np.ndarray, position_T: np.ndarray, *, trace: Trace = ignore) -> np.ndarray:
         short = position_T[-1] < rope.original_max_position_embeddings
         model.inv_freq_Z = plain_Z if short else stretched_Z
-        return forward(ids_T, position_T, **kw)
+        return forward(ids_T, position_T, trace=trace)
 
     model.forward = chosen  # type: ignore[method-assign,assignment]
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from conformance.compare import misfit
+from conformance.compare import TABLE_UNITS, bounded, misfit
 from conformance.engine import Engine, EngineError, Runner, attempt
 from conformance.profiles import Prompt
+from conformance.results import Verdict
 from k2ref.config import load_config
+from k2ref.numerics import Numerics
+from k2ref.rope_table import inv_freq
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Observed:
     normalised: bool = False
     """the logits are log-probabilities: a server gives no others"""
     inv_freq_Z: np.ndarray | None = None
-    """the engine's own frequency table, which the reference then rotates with as well"""
+    """the engine's own frequency table, which the reference rotates with as well if it is right"""
 
 
 class Collector:
@@ -59,5 +62,18 @@ def observe(runner: Runner, prompt: Prompt, checkpoint: Path) -> Observed:
         logits_TW,
         collector.taps,
         normalised=bool(getattr(runner, "normalised", False)),
-        inv_freq_Z=getattr(runner, "inv_freq_Z", None),
+        inv_freq_Z=_own_table(runner, checkpoint),
     )
+
+
+def _own_table(runner: Runner, checkpoint: Path) -> np.ndarray | None:
+    """Take an engine's frequency table where only roundings set it apart: -> inv_freq_Z or None.
+
+    The reference must not follow a table that is wrong.
+    """
+    found = getattr(runner, "inv_freq_Z", None)
+    right_Z = inv_freq(load_config(checkpoint), Numerics(angle_precision="float64"))
+    if found is None or misfit(found, right_Z):
+        return None
+    allowed_Z = TABLE_UNITS * 2.0**-23 * right_Z
+    return found if bounded(found, right_Z, allowed_Z).verdict is Verdict.PASS else None

@@ -65,7 +65,7 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Noise]:
     return checkpoint, correct_noise(checkpoint, "bf16", seed=0)
 
 
-@pytest.mark.parametrize("name", ["qpos+1", "mscale1", "shared_rs", "no_resid2", "last_layer"])
+@pytest.mark.parametrize("name", ["qpos+1", "noyarn", "yarn_by_len", "shared_rs", "last_layer"])
 def test_bugs_between_operations_are_seen_by_layers(name: str, nano: tuple[Path, Noise]) -> None:
     checkpoint, noise = nano
     levels = frozenset({"L3"})
