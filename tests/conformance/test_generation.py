@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conformance.checks.generation import check_generation
-from conformance.engine import Namespace
+from conformance.engine import Namespace, open_engine
 from conformance.profiles import build_tiny
 from k2ref import oracle
 from k2ref.checkpoint import Checkpoint
@@ -83,3 +83,10 @@ def test_answers_that_are_no_ids_are_errors(checkpoint: Path) -> None:
     for answer in ([5000], [], [[1]], [0.5], [-1], [7]):
         found = verdicts(checkpoint, lambda *_, answer=answer: answer)
         assert found["greedy"] == "errored"
+
+
+def test_a_low_precision_is_not_accused_by_its_tokens() -> None:
+    engine = open_engine("k2ref.oracle", precision="bf16")
+    results = list(check_generation(engine, Path("unused"), seed=0))
+    assert {r.verdict for r in results} == {"skipped"}
+    assert "float32 decides" in results[0].message
