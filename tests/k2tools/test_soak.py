@@ -1,6 +1,8 @@
 """Hundreds of calls in a row: nothing grows, nothing is lost, the run goes on after a kill."""
 
+import contextlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -128,6 +130,54 @@ async def test_a_run_killed_every_50_calls_ends_as_an_undisturbed_one(
     assert all(not verdict.problems for verdict in verdicts.values())
     outs = {run: [r["out_sha"] for r in verdict.records] for run, verdict in verdicts.items()}
     assert outs["killed"] == outs["whole"]
+
+
+LEAVING = """
+import sys
+import anyio
+from mcp import Client, StdioServerParameters
+
+async def main():
+    command, *arguments = sys.argv[1:]
+    async with Client(StdioServerParameters(command=command, args=arguments)) as client:
+        while True:
+            await client.call_tool("list_files", {"glob": "*.md"})
+            print("called", flush=True)
+
+anyio.run(main)
+"""
+
+
+async def test_a_killed_client_leaves_no_server_and_a_run_that_goes_on(settings: Settings) -> None:
+    fill(settings)
+    command = serve(settings, "--run", "left")
+    with subprocess.Popen(
+        [sys.executable, "-c", LEAVING, *command], cwd=ROOT, stdout=subprocess.PIPE
+    ) as client:
+        assert client.stdout is not None
+        for _ in range(20):
+            assert client.stdout.readline() == b"called\n"
+        client.kill()
+    with anyio.fail_after(10):
+        while serving("left"):
+            await anyio.sleep(0.05)
+    verdict = verify(settings.state / "runs" / "left")
+    assert not verdict.problems
+    assert len(verdict.records) >= 20
+    process = StdioServerParameters(command=command[0], args=command[1:], cwd=str(ROOT))
+    async with Client(process) as successor:
+        answer = await text(successor, "read_file", path="f0.md")
+    assert answer.endswith(f"[r{len(verdict.records) + 1}]")
+
+
+def serving(run: str) -> list[str]:
+    """List the processes that have the name of a run among their arguments."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if run.encode() in process.read_bytes().split(b"\0"):
+                found.append(process.parent.name)
+    return found
 
 
 def kill_children_serving(run: str) -> None:
