@@ -3,14 +3,18 @@
 import dataclasses
 import os
 import re
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from k2tools.runlog import verify
 from k2tools.sandbox import ladder
+from k2tools.sandbox.inside import worker
 from k2tools.sandbox.jail import Tier
 from k2tools.sandbox.launcher import descendants
 from k2tools.settings import Settings
@@ -413,3 +417,18 @@ async def test_three_hundred_calls_leave_nothing_behind(
                 assert (await text(client, "python", code="1")).startswith("1\n")
         after = len(os.listdir("/proc/self/fd")), len(descendants(os.getpid()))
         assert after == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="the sandbox needs Linux")
+def test_an_interrupt_after_the_last_statement_still_ends_in_a_whole_answer() -> None:
+    class Late(worker.cell.Cells):
+        def run(self, code: str) -> dict[str, Any]:
+            super().run(code)
+            raise KeyboardInterrupt
+
+    before = sys.modules["__main__"], signal.getsignal(signal.SIGINT)
+    try:
+        assert worker.run(Late(), "1") == {"value": "", "error": "KeyboardInterrupt"}
+    finally:
+        sys.modules["__main__"] = before[0]
+        signal.signal(signal.SIGINT, before[1])

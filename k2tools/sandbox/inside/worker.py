@@ -46,7 +46,7 @@ def run(cells: cell.Cells, code: str) -> dict[str, Any]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:  # it struck between the cell and the line after it
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        outcome = {"error": "KeyboardInterrupt"}
+        outcome = {"value": "", "error": "KeyboardInterrupt"}
     with suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()
