@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -34,6 +35,7 @@ from k2ref.checkpoint import Checkpoint
 from k2ref.errors import InputError
 from k2ref.model import Model
 from k2ref.numerics import Numerics
+from k2ref.progress import bar
 from k2ref.trace import Recorder
 
 BUGS = {
@@ -214,9 +216,13 @@ def run_mutants(options: argparse.Namespace) -> int:
     """Print the kill matrix and check the gates: options -> exit code."""
     console = Console()
     matrix = Matrix([], [])
-    rows = kill_matrix(options.only or BUGS, options.precision or PRECISIONS, seed=options.seed)
-    for kind, row in rows:
-        (matrix.bugs if kind == "bug" else matrix.correct).append(row)
+    names, precisions = options.only or list(BUGS), options.precision or list(PRECISIONS)
+    total = sum(len(names) + len(list(correct_engines(p))) for p in precisions)
+    with bar() as progress, np.errstate(all="ignore"):  # broken engines divide by zero, too
+        task = progress.add_task("engines", total=total)
+        for kind, row in kill_matrix(names, precisions, seed=options.seed):
+            (matrix.bugs if kind == "bug" else matrix.correct).append(row)
+            progress.advance(task)
     console.print(_table(matrix))
     if options.json:
         options.json.write_text(json.dumps(_data(matrix), indent=1) + "\n", encoding="utf-8")
