@@ -145,6 +145,46 @@ def test_float64_logits_equal_the_lifted_peer(
             agree(model.forward(IDS, positions), wanted)
 
 
+DEEPSEEK_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 40.0,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "original_max_position_embeddings": 4096,
+}
+VARIANTS = {
+    "plain rope": {"rope_parameters": None},
+    "DeepSeek-V3's rope": {
+        "rope_parameters": {**DEEPSEEK_YARN, "mscale": 1.0, "mscale_all_dim": 1.0}
+    },
+    "mscale 0.707": {"rope_parameters": {**DEEPSEEK_YARN, "mscale": 0.707, "mscale_all_dim": 1.0}},
+    "no mscale": {"rope_parameters": DEEPSEEK_YARN},
+    "no query latent": {"q_lora_rank": None},
+    "no dense layer": {"first_k_dense_replace": 0},
+    "no sparse layer": {"first_k_dense_replace": 3},
+    "scores as they are": {"norm_topk_prob": False},
+    "one expert a token": {"num_experts_per_tok": 1},
+    "two shared experts": {"n_shared_experts": 2},
+    "tied head": {"tie_word_embeddings": True},
+    "eight groups": {"n_group": 8, "topk_group": 4},
+}
+
+
+@pytest.mark.usefixtures("lifted")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_other_models_of_the_shape_equal_the_peer(tmp_path: Path, variant: str) -> None:
+    torch.manual_seed(1)
+    changed = config("yarn64-beta1").to_dict() | VARIANTS[variant]
+    written = transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**changed))
+    written.save_pretrained(tmp_path)
+    peer = transformers.DeepseekV3ForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    table_Z = peer.model.rotary_emb.original_inv_freq.float().numpy()  # differs between its builds
+    model = Model(Checkpoint(tmp_path), dtype=np.float64, inv_freq_Z=table_Z)
+    for positions in (NEAR, FAR):
+        agree(model.forward(IDS, positions), run_peer(peer, positions))
+
+
 def test_float32_logits_and_routing_equal_the_peer_as_it_is(tmp_path: Path, rope: str) -> None:
     build(rope, 1, torch.float32).save_pretrained(tmp_path)
     peer = transformers.DeepseekV3ForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
