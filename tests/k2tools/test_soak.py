@@ -22,6 +22,7 @@ pytestmark = [
 ]
 
 CALLS = 300
+COLD = "--set", "warm_sandboxes=0"  # python's warm processes would come in the middle of the count
 GROWTH_KB = 6_000  # allocator noise; a leak of one 20 KB result per call would show
 
 
@@ -61,7 +62,7 @@ def footprint(pid: int) -> tuple[int, int, int]:
 @pytest.mark.parametrize("mode", ERAS)
 async def test_300_calls_over_http_grow_nothing(settings: Settings, mode: str) -> None:
     fill(settings)
-    with http_server(settings) as (url, pid):
+    with http_server(settings, *COLD) as (url, pid):
         async with Client(url, mode=mode) as client:
             for number in range(CALLS // 2):
                 await one_call(client, number)
@@ -80,8 +81,7 @@ async def test_300_calls_over_http_grow_nothing(settings: Settings, mode: str) -
 
 async def test_8_times_300_calls_at_once(settings: Settings) -> None:
     fill(settings)
-    # python's warm processes come when they are ready, in the middle of the count
-    with http_server(settings, "--set", "warm_sandboxes=0") as (url, pid):
+    with http_server(settings, *COLD) as (url, pid):
 
         async def client_of(number: int) -> None:
             async with Client(url) as client:
