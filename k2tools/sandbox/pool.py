@@ -28,7 +28,7 @@ class Pool:
         self._max_output_bytes = max_output_bytes
         self._warm: deque[LocalKernel] = deque()
         self._used: set[LocalKernel] = set()
-        self._room = anyio.Event()
+        self._room, self._closing = anyio.Event(), False
         self._watchdog = Watchdog(str(jail.workspace), jail.limits)
 
     async def open(self) -> None:
@@ -51,11 +51,12 @@ class Pool:
         while self._warm:
             if (kernel := self._warm.popleft()).alive:
                 return kernel
+            await kernel.close()
         return await self._start(self._jail)
 
     async def close(self) -> None:
-        """End every sandbox."""
-        self._size = 0
+        """End every sandbox; one that is still starting ends when it is ready."""
+        self._closing = True
         kernels = (*self._warm, *self._used)
         for kernel in kernels:
             kernel.inmate.kill()  # all are told before any is waited for
@@ -73,7 +74,7 @@ class Pool:
     async def _refill(self) -> None:
         while True:
             self._room = anyio.Event()
-            while len(self._warm) < self._size:
+            while len(self._warm) < self._size and not self._closing:
                 try:
                     self._warm.append(await self._start(self._jail, self._preload))
                 except (SandboxError, OSError):
@@ -86,6 +87,8 @@ class Pool:
         self._group.start_soon(kernel.pump)
         try:
             await kernel.ready()
+            if self._closing:
+                raise SandboxError("the server is stopping")
         except BaseException:
             await kernel.close()
             raise
