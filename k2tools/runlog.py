@@ -3,8 +3,8 @@
 A run is a folder: `log.jsonl`, and `out/<sha256>` with the whole body of every result. `prev` is
 the SHA-256 of the line before (64 zeros first), so a changed byte breaks the chain. After a crash
 the valid prefix counts; a torn last line is cut off and reported. Bodies survive a killed server;
-after a power cut the youngest may be missing, and the walk over the log says which. With
-redaction, arguments and bodies are kept as hashes and sizes only.
+after a power cut the youngest may be missing, and the walk over the log says which. Calls that end
+together share a flush. With redaction, arguments and bodies are kept as hashes and sizes only.
 """
 
 import contextlib
@@ -21,6 +21,8 @@ if sys.platform != "win32":
     import fcntl
 
 FIRST = "0" * 64
+BINARY = getattr(os, "O_BINARY", 0)  # Windows would write line ends of its own
+_WRITER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 class Record(NamedTuple):
@@ -50,10 +52,12 @@ class RunLog:
 
     def __init__(self, folder: Path, *, redact: bool = False) -> None:
         self.folder, self._redact = folder, redact
-        self._lock = threading.Lock()
+        self._writing, self._flushing = threading.Lock(), threading.Lock()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (folder / "out").mkdir(exist_ok=True, mode=0o700)
-        self._fd = os.open(folder / "log.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._out = str(folder / "out") + os.sep
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY
+        self._fd = os.open(folder / "log.jsonl", flags, 0o600)
         try:
             _claim(self._fd, folder)
             verdict = verify(folder, bodies=False)
@@ -65,14 +69,14 @@ class RunLog:
             raise
         self.torn_bytes = verdict.torn_bytes
         self._prev = verdict.head
-        self._seq = len(verdict.records)
+        self._seq = self._flushed = len(verdict.records)
         self._outs = {record["ref"]: record["out_sha"] for record in verdict.records}
         named = {r for record in verdict.records for r in (record["ref"], record["parent"])}
         self.last_ref = max((int(ref[1:]) for ref in named if ref[1:].isdigit()), default=0)
 
     def append(self, record: Record, body: str) -> None:
         """Write a call and its body; the record is on disk when this returns."""
-        data = body.encode("utf-8", "backslashreplace")
+        data = stored(body)
         sha = hashlib.sha256(data).hexdigest()
         args = {"sha256": hash_of(record.args)} if self._redact else dict(record.args)
         line = record._asdict() | {
@@ -81,14 +85,22 @@ class RunLog:
             "out_sha": sha,
             "out_len": len(data),
         }
-        with self._lock:
+        with self._writing:
             if not self._redact:
                 self._keep(sha, data)
             text = encoded(line | {"seq": self._seq + 1, "prev": self._prev})
             _write_all(self._fd, text + b"\n")
-            os.fsync(self._fd)
             self._prev, self._seq = hashlib.sha256(text).hexdigest(), self._seq + 1
-            self._outs[record.ref] = sha
+            self._outs[record.ref], own = sha, self._seq
+        self._flush(own)
+
+    def _flush(self, own: int) -> None:
+        """Wait until a line is on disk; one flush serves every line written before it began."""
+        with self._flushing:
+            if self._flushed < own:
+                written = self._seq
+                os.fsync(self._fd)
+                self._flushed = written
 
     def body(self, ref: str) -> str | None:
         """Read the whole body of an earlier call: ref -> text, or None."""
@@ -96,27 +108,40 @@ class RunLog:
         if sha is None:
             return None
         with contextlib.suppress(FileNotFoundError):
-            return (self.folder / "out" / sha).read_bytes().decode("utf-8", "replace")
+            return kept(self.folder, sha)
         return None
 
     def close(self) -> None:
         os.close(self._fd)
 
     def _keep(self, sha: str, data: bytes) -> None:
-        target = self.folder / "out" / sha
-        with contextlib.suppress(FileNotFoundError):
-            if target.stat().st_size == len(data):
+        """Write a body under its hash, unless it is there in its full length."""
+        path, flags = self._out + sha, os.O_WRONLY | os.O_CREAT | BINARY
+        try:
+            fd = os.open(path, flags | os.O_EXCL, 0o600)
+        except FileExistsError:
+            if os.stat(path).st_size == len(data):
                 return
-        temporary = target.with_name(f"{sha}.part")
-        with open(temporary, "wb") as handle:
-            handle.write(data)
-        os.replace(temporary, target)
+            fd = os.open(path, flags | os.O_TRUNC)
+        try:
+            _write_all(fd, data)
+        finally:
+            os.close(fd)
+
+
+def kept(folder: Path, sha: str) -> str:
+    """Read a body: run folder, its hash -> text."""
+    return (folder / "out" / sha).read_bytes().decode("utf-8", "replace")
+
+
+def stored(body: str) -> bytes:
+    """Write a body as the log keeps it, lone surrogates escaped."""
+    return body.encode("utf-8", "backslashreplace")
 
 
 def encoded(record: Mapping[str, Any]) -> bytes:
     """Write a record as its one canonical line: sorted keys, compact."""
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace")
+    return stored(_WRITER.encode(record))
 
 
 def hash_of(record: Mapping[str, Any]) -> str:

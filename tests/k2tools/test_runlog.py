@@ -1,8 +1,13 @@
 """The run log: chained, durable, valid up to any cut, and every flipped byte is noticed."""
 
+import errno
+import hashlib
+import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -132,6 +137,61 @@ def test_refs_inside_a_call_that_never_ended_are_not_given_again(tmp_path: Path)
     log.close()
     log = RunLog(tmp_path)
     assert log.last_ref == 6
+    log.close()
+
+
+def test_calls_that_end_together_share_a_flush_and_none_returns_before_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, go = RunLog(tmp_path), threading.Event()
+    path, flushed = tmp_path / "log.jsonl", [0]
+
+    def flush(fd: int) -> None:
+        size = os.fstat(fd).st_size
+        go.wait()
+        flushed.append(size)
+
+    def append(number: int) -> bool:
+        log.append(call(number), "")
+        return f'"r{number}"'.encode() in path.read_bytes()[: flushed[-1]]
+
+    monkeypatch.setattr("k2tools.runlog.os.fsync", flush)
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(append, number) for number in range(8)]
+        while path.read_bytes().count(b"\n") < 8:
+            time.sleep(0.001)
+        go.set()
+        assert all(answer.result() for answer in answers)
+    assert len(flushed) <= 3  # begun with the first line, then for all the others
+    log.close()
+    assert not verify(tmp_path).problems
+
+
+def test_a_flush_that_fails_leaves_the_chain_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = RunLog(tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr("k2tools.runlog.os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            log.append(call(1), "one")
+    log.append(call(2), "two")
+    log.close()
+    verdict = verify(tmp_path)
+    assert not verdict.problems
+    assert len(verdict.records) == 2
+
+
+def test_a_body_that_a_crash_left_half_written_is_written_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / hashlib.sha256(b"whole").hexdigest()).write_bytes(b"who")
+    log = RunLog(tmp_path)
+    log.append(call(1), "whole")
+    assert log.body("r1") == "whole"
     log.close()
 
 
