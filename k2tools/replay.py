@@ -1,7 +1,7 @@
 """Replay: repeat the calls of a run on a fresh copy of its workspace and compare every byte.
 
-Handles are minted anew, so both sides are compared with handles numbered in order of appearance;
-arguments that hold an old handle or an old ref get the new one.
+Handles are minted anew: where the old run names one, in arguments or answers, the new one is put
+for it. Arguments that are an old ref get the new one.
 """
 
 import json
@@ -17,15 +17,17 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from k2tools.runlog import verify
+from k2tools.runlog import kept, stored, verify
 from k2tools.server import PACKS, lifespan, tools_of
 from k2tools.session import LOCAL
 from k2tools.settings import Settings
 from k2tools.show import settings_of_run
+from k2tools.toolbox import Outcome
 
 SNAPSHOT = "workspace.tar"
-HANDLE = re.compile(r"\b[a-z]+_[A-Za-z0-9_-]{22,}")
-REPEATABLE = ("ok", "error")  # not what ended by a clock or by the caller
+MINTED = re.compile(r"session (py_[A-Za-z0-9_-]+)\n")  # begins the answer that makes a handle
+REF = re.compile(r'"(r[1-9][0-9]*)"')
+REPEATABLE = ("ok", "error", "denied")  # not what ended by a clock or by the caller
 
 
 class Compared(NamedTuple):
@@ -69,35 +71,39 @@ class _Memory:
     """What the new run calls what the old run named."""
 
     def __init__(self) -> None:
-        self.renamed: dict[str, str] = {}
-        self.numbers: tuple[dict[str, str], dict[str, str]] = ({}, {})
+        self.handles: dict[str, str] = {}
+        self.refs: dict[str, str] = {}
+
+    def learn(self, record: Mapping[str, Any], before: str, after: Outcome) -> None:
+        """Note what a call was named and which handle it made, then and now."""
+        self.refs[record["ref"]] = after.ref
+        old, new = MINTED.match(before), MINTED.match(after.body)
+        if record["tool"] == "python" and old and new:
+            self.handles[old[1]] = new[1]
 
     def arguments(self, args: Mapping[str, Any]) -> Any:
         """Put new handles and refs for old ones, wherever in the arguments."""
-        text = json.dumps(args)
-        for old, new in self.renamed.items():
-            text = text.replace(old, new) if "_" in old else text.replace(f'"{old}"', f'"{new}"')
-        return json.loads(text)
+        text = self.text(json.dumps(args))
+        return json.loads(REF.sub(lambda m: f'"{self.refs.get(m[1], m[1])}"', text))
 
-    def numbered(self, body: str, side: int) -> str:
-        """Name handles by order of appearance."""
-        known = self.numbers[side]
-        return HANDLE.sub(lambda m: known.setdefault(m[0], f"handle{len(known)}"), body)
+    def text(self, old: str) -> str:
+        """Put new handles for old ones."""
+        for before, after in self.handles.items():
+            old = old.replace(before, after)
+        return old
 
 
 async def _one(
     state: Any, session: Any, record: dict[str, Any], folder: Path, memory: _Memory
 ) -> Compared:
     ref, tool = record["ref"], record["tool"]
-    old = (folder / "out" / record["out_sha"]).read_text("utf-8", "replace")
+    before = kept(folder, record["out_sha"])
     outcome = await state.dispatcher.call(session, tool, memory.arguments(record["args"]))
-    for before, after in zip(HANDLE.findall(old), HANDLE.findall(outcome.body), strict=False):
-        memory.renamed.setdefault(before, after)
-    memory.renamed[ref] = outcome.ref
+    memory.learn(record, before, outcome)
     if record["status"] not in REPEATABLE:
         return Compared(ref, tool, "skipped", f"it ended as {record['status']}")
-    before, after = memory.numbered(old, 0), memory.numbered(outcome.body, 1)
-    if before == after:
+    before, after = memory.text(before), stored(outcome.body).decode()
+    if (record["status"], before) == (outcome.status, after):
         return Compared(ref, tool, "same")
     return Compared(ref, tool, "DIFFERS", _first_difference(before, after))
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from k2tools.runlog import verify
+from k2tools.runlog import kept, verify
 from k2tools.schemas import call_text
 
 SHOWN_LINES = 4
@@ -34,6 +34,7 @@ def headline(record: dict[str, Any], max_chars: int = SHOWN_CHARS) -> str:
     call = call_text(record["tool"], record["args"])
     if len(call) > max_chars:
         call = call[: max_chars - 2] + "…)"
+    call = harmless(call)
     sizes = f"{record['ms']:.1f} ms, {record['out_len']} bytes"
     return f"{record['ref']}  {record['status']}  {call}  [{sizes}]{parent}"
 
@@ -42,11 +43,16 @@ def _body_lines(folder: Path, record: dict[str, Any], *, full: bool) -> list[str
     body = folder / "out" / record["out_sha"]
     if not body.exists():
         return ["(body not kept)"]
-    lines = body.read_text("utf-8", "replace").split("\n")
+    lines = [harmless(line) for line in kept(folder, record["out_sha"]).split("\n")]
     if full or len(lines) <= SHOWN_LINES:
         return lines if full else [line[:SHOWN_CHARS] for line in lines]
     rest = f"… {len(lines) - SHOWN_LINES} more lines"
     return [*(line[:SHOWN_CHARS] for line in lines[:SHOWN_LINES]), rest]
+
+
+def harmless(line: str) -> str:
+    """Escape what a terminal would obey; tabs stay."""
+    return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
 
 
 def settings_of_run(folder: Path) -> dict[str, Any]:
