@@ -31,6 +31,7 @@ Step = tuple[str, dict[str, Any]]
 def steps() -> Generator[Step, str, None]:
     """Say what a model would do; the figure of the edit is what Python answered."""
     yield "search", {"query": "datum correction", "k": 1}
+    yield "open", {"id": "docs/gauge.md", "line": 8, "max_lines": 2}
     answer = yield "python", {"code": MEAN}
     mean = re.search(r"mean (\S+) m", answer)
     figure = f"{mean[1]} m" if mean else "2.20 m, uncorrected"  # where there is no sandbox
