@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import os
 import secrets
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         return int(options.command(options))
-    except (ValueError, OSError, ExceptionGroup) as error:
+    except (ValueError, OSError, sqlite3.Error, ExceptionGroup) as error:
         print(f"k2tools: {_refusal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -32,6 +33,8 @@ def _refusal(error: Exception) -> Exception:
     """Find what refused the start inside the task groups it came through; defects go on."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
+    if isinstance(error, sqlite3.Error):
+        return OSError(f"the state folder cannot be used ({error}); name another with --state")
     if not isinstance(error, ValueError | OSError):
         raise error
     return error

@@ -27,10 +27,14 @@ UNLOGGED = "the run log could not be written, so its answer is withheld; tell th
 Raw = CallToolResult | InputRequiredResult | MCPError
 
 
+class Denied(ToolError):
+    """The operator does not allow the tool."""
+
+
 class Ended(NamedTuple):
     """How a tool's function ended."""
 
-    status: str  # ok | error | timeout | cancelled
+    status: str  # ok | error | denied | timeout | cancelled
     result: Result = Result("")
     raw: Raw | None = None  # a protocol answer that passes through unchanged
 
@@ -64,7 +68,8 @@ class Dispatcher:
             session.charge()
             ended = await self._run(tool, cx, args, inner=bool(parent))
         except ToolError as error:
-            ended = Ended("error", Result(str(error)))
+            status = "denied" if isinstance(error, Denied) else "error"
+            ended = Ended(status, Result(str(error)))
         finally:
             ms = (time.perf_counter() - started_s) * 1e3
             record = Record(ref, name, args, ended.status, ms, trace_id, parent)
@@ -107,7 +112,7 @@ class Dispatcher:
             there = f"there are {', '.join(names)}"
             raise ToolError(f"no tool {shown(name)}{nearest(name, names)}; {there}")
         if name in self.app.settings.deny_tools:
-            raise ToolError(f"the operator does not allow {name} here; use another tool")
+            raise Denied(f"the operator does not allow {name} here; use another tool")
         return tool
 
     def _cap(self, name: str, args: Mapping[str, Any]) -> int:

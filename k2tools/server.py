@@ -7,6 +7,7 @@ Every answer is one text block; nothing is structured, so every client shows the
 import io
 import json
 import platform
+import re
 import tarfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,7 +32,7 @@ from mcp_types import (
 from mcp_types import Tool as ListedTool
 
 from k2tools import facts, files, python, search
-from k2tools.dispatch import Dispatcher
+from k2tools.dispatch import UNLOGGED, Dispatcher
 from k2tools.results import ToolError
 from k2tools.session import LOCAL, Session, Sessions
 from k2tools.settings import Settings
@@ -41,6 +42,7 @@ from k2tools.workspace import Workspace
 PACKS: tuple[Pack, ...] = (search.PACK, facts.PACK, python.PACK, files.PACK)
 RUN_KEY = "io.k2tools/run"  # in a request's _meta: the run it belongs to
 RUN_HEADER = "k2tools-run"
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 HOUR_MS = 3_600_000
 
 
@@ -54,6 +56,10 @@ class State(NamedTuple):
 def build_server(settings: Settings, packs: Sequence[Pack] = PACKS) -> Server[State]:
     """Build the server of a workspace: settings, packs -> Server."""
     tools = python.announced(tools_of(packs), settings)
+    if unknown := settings.deny_tools - tools.keys():
+        raise ValueError(
+            f"no tool {', '.join(sorted(unknown))} to deny; there are {', '.join(tools)}"
+        )
     listed = ListToolsResult(tools=[_listed(tool) for tool in tools.values()])
 
     async def list_tools(cx: ServerRequestContext[State], _: Any) -> ListToolsResult:
@@ -107,6 +113,8 @@ async def call_tool(
         session = _session(sessions, _run(request, meta))
     except (ToolError, ValueError) as error:
         return _text(str(error), is_error=True)
+    except OSError as error:
+        return _text(f"nothing was done: {UNLOGGED}: {error.strerror}", is_error=True)
     outcome = await dispatcher.call(
         session, params.name, params.arguments, request=request, trace_id=_trace_id(meta)
     )
@@ -130,8 +138,8 @@ def _session(sessions: Sessions, run: str) -> Session:
 
 def _trace_id(meta: Mapping[str, Any]) -> str:
     """Read the trace id of a W3C traceparent, "" without one."""
-    parts = str(meta.get("traceparent", "")).split("-")
-    return parts[1] if len(parts) == 4 and len(parts[1]) == 32 else ""
+    match = TRACEPARENT.fullmatch(str(meta.get("traceparent", "")))
+    return match[1] if match else ""
 
 
 def _text(text: str, *, is_error: bool) -> CallToolResult:

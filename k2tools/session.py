@@ -95,13 +95,20 @@ class Sessions:
         run = run or self._default_run
         session = self._open.pop((principal, run), None)
         if session is None:
-            log = RunLog(self._folder(principal, run), redact=self._settings.redact_log)
-            if not log.last_ref:
-                self._on_new(log.folder)
-            session = Session(self._settings, principal, log)
+            session = self._started(principal, self._folder(principal, run))
         self._open[principal, run] = session
         self._close_idle(keep=session)
         return session
+
+    def _started(self, principal: str, folder: Path) -> Session:
+        log = RunLog(folder, redact=self._settings.redact_log)
+        try:
+            if not log.last_ref:
+                self._on_new(folder)
+        except BaseException:
+            log.close()
+            raise
+        return Session(self._settings, principal, log)
 
     def _close_idle(self, keep: Session) -> None:
         """Close the longest unused runs beyond the limit; they resume from their logs."""

@@ -66,6 +66,14 @@ def test_an_unknown_limit_is_refused(capsys: pytest.CaptureFixture[str], tmp_pat
     assert "call_timeout_s" in capsys.readouterr().err
 
 
+def test_a_tool_that_is_denied_must_be_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["serve", str(tmp_path), "--state", str(tmp_path.parent / "s")]
+    assert main([*arguments, "--deny", "pyhton"]) == 2
+    assert "no tool pyhton to deny; there are search, open" in capsys.readouterr().err
+
+
 def test_a_state_folder_inside_the_workspace_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -94,7 +102,7 @@ def test_the_demo_shows_real_answers_and_a_verified_log() -> None:
     assert "[docs/gauge.md:L8-L9]" in shown
     assert "+Mean level: 2.2" in shown
     assert "leads outside" in shown
-    assert "6 calls, chain verified" in shown
+    assert "7 calls, chain verified" in shown
 
 
 async def run_some_calls(folder: Path, state: Path) -> None:
@@ -104,7 +112,7 @@ async def run_some_calls(folder: Path, state: Path) -> None:
         command=sys.executable, args=[*serve, "--run", "one", "--snapshot"]
     )
     async with Client(process) as client:
-        await text(client, "write_file", path="b.txt", text="two\n")
+        await text(client, "write_file", path="b.txt", text="two\x1b[2J\n")
         await text(client, "edit_file", path="a.txt", edits=[{"old": "one", "new": "1"}])
         await text(client, "grep", pattern="1|two")
         await text(client, "read_file", path="../a.txt")
@@ -125,6 +133,7 @@ async def test_a_run_served_over_stdio_can_be_shown_and_replayed_byte_for_byte(
     shown = capsys.readouterr().out
     assert "4 calls, chain verified" in shown
     assert "r4  error  read_file" in shown
+    assert "two\\x1b[2J" in shown
 
 
 @pytest.mark.anyio
@@ -139,6 +148,23 @@ async def test_a_replay_on_another_workspace_shows_the_first_difference(
     await run_some_calls(folder, state)
     assert await anyio.to_thread.run_sync(replay, state / "runs" / "one", other) == 1
     assert "r2  edit_file  DIFFERS: line 1" in capsys.readouterr().out
+
+
+@pytest.mark.anyio
+async def test_a_replay_tells_names_apart_that_look_like_handles(tmp_path: Path) -> None:
+    folder, other = tmp_path / "ws", tmp_path / "other"
+    for place, name in ((folder, "A" * 22), (other, "B" * 22)):
+        place.mkdir()
+        (place / "a.txt").write_text(f"py_{name}\r and more\n")
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "k2tools", "serve", str(folder), "--state", str(tmp_path), "--run", "one"],
+    )
+    async with Client(server) as client:
+        await text(client, "grep", pattern="py_")
+    run = tmp_path / "runs" / "one"
+    assert await anyio.to_thread.run_sync(replay, run, folder) == 0
+    assert await anyio.to_thread.run_sync(replay, run, other) == 1
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,8 @@ async def test_inner_calls_are_logged_with_their_parent(
 async def test_a_denied_tool_says_so(connect: Connect, settings: Settings) -> None:
     async with connect(replace(settings, deny_tools=frozenset({"write_file"}))) as client:
         assert "does not allow write_file" in await text(client, "write_file", path="a", text="b")
+    (run,) = (settings.state / "runs").iterdir()
+    assert [record["status"] for record in verify(run).records] == ["denied"]
 
 
 async def test_a_full_disk_under_the_log_withholds_the_answer(
@@ -158,6 +160,18 @@ async def test_a_full_disk_under_the_log_withholds_the_answer(
         monkeypatch.setattr("k2tools.runlog._write_all", full)
         answer = await text(client, "list_files")
         assert "run log could not be written" in answer
+
+
+async def test_a_run_that_cannot_begin_is_an_answer_and_the_next_call_tries_again(
+    connect: Connect, settings: Settings
+) -> None:
+    runs = settings.state / "runs"
+    settings.state.mkdir()
+    runs.touch()  # where the folder should be
+    async with connect() as client:
+        assert "run log could not be written" in await text(client, "list_files")
+        runs.unlink()
+        assert "[r1]" in await text(client, "list_files")
 
 
 async def test_parallel_calls_equal_serial_ones_byte_for_byte(

@@ -94,6 +94,20 @@ def test_idle_runs_beyond_the_limit_are_closed_and_resume(settings: Settings) ->
     sessions.close()
 
 
+def test_a_run_that_did_not_begin_well_is_not_held(settings: Settings) -> None:
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    sessions = Sessions(settings, on_new=full)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            sessions.get("a", "one")
+    again = Sessions(settings)
+    again.get("a", "one")
+    again.close()
+    sessions.close()
+
+
 class Kept:
     """What a handle stands for here."""
 
