@@ -5,7 +5,6 @@ refused, because a reference that guesses is none.
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from k2ref.errors import InputError
 from k2ref.oracle.rope import yarn_mscale
 from k2ref.quantization import Quantization, fp8_config, int4_config, read_quantization
+from k2ref.tables import Table, child, flag, read_json, real, whole
 
 KIMI_VOCABULARY = 163840
 KIMI_STOPS = (163585, 163586)  # [EOS] and <|im_end|>: configs name one, models emit either
@@ -108,10 +108,11 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
     "rope_interleave": (True,),
 }
+_MAY_BE_ZERO = ("first_k_dense_replace", "n_shared_experts", "bos_token_id")
 _ROPE_KEYS = {f.name for f in dataclasses.fields(Rope)} | {"type", "rope_type", "truncate"}
 
 
-def read_config(table: dict[str, Any]) -> Config:
+def read_config(table: Table) -> Config:
     """Read a parsed config.json: table -> Config.
 
     Raises:
@@ -119,17 +120,17 @@ def read_config(table: dict[str, Any]) -> Config:
         here.
     """
     kind = table.get("model_type")
-    text = table.get("text_config") or table
+    text = child(table, "text_config") or table
     for name in (kind, text.get("model_type")):
-        if name in _REFUSED:
-            raise InputError(f"model_type {name}: {_REFUSED[name]}; this reads the K2 family only")
+        if reason := _REFUSED.get(str(name)):
+            raise InputError(f"model_type {name}: {reason}; this reads the K2 family only")
     if kind not in _ACCEPTED or text.get("model_type") not in _ACCEPTED:
         raise InputError(f"model_type must be one of {', '.join(_ACCEPTED)}, got {kind!r}")
     for key, allowed in _MUST_BE.items():
         if text.get(key, allowed[0]) not in allowed:
             raise InputError(f"{key} must be {allowed[0]!r}, got {text[key]!r}")
-    values = {f.name: _value(text, f.name, f.default) for f in _plain_fields()}
-    quantized = text.get("quantization_config") or table.get("quantization_config")
+    values = {f.name: _value(text, f) for f in _plain_fields()}
+    quantized = child(text, "quantization_config") or child(table, "quantization_config")
     config = Config(
         **values,
         model_type=kind,
@@ -144,22 +145,12 @@ def read_config(table: dict[str, Any]) -> Config:
 
 def load_config(directory: Path) -> Config:
     """Read config.json and the stop ids of generation_config.json: directory -> Config."""
-    config = read_config(_read_json(directory / "config.json"))
+    config = read_config(read_json(directory / "config.json"))
     generation = directory / "generation_config.json"
     if not generation.exists():
         return config
-    stops = _merge(list(config.eos_token_ids), _read_json(generation).get("eos_token_id"))
+    stops = _merge(list(config.eos_token_ids), read_json(generation).get("eos_token_id"))
     return dataclasses.replace(config, eos_token_ids=stops)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable JSON file: {error}") from None
-    if not isinstance(table, dict):
-        raise InputError(f"{path}: wanted a JSON object, found {type(table).__name__}")
-    return table
 
 
 def _plain_fields() -> list[dataclasses.Field]:
@@ -167,23 +158,28 @@ def _plain_fields() -> list[dataclasses.Field]:
     return [f for f in dataclasses.fields(Config) if f.name not in special]
 
 
-def _value(text: dict[str, Any], name: str, default: Any) -> Any:
-    value = text.get(name, default)
+def _value(text: Table, wanted: dataclasses.Field) -> Any:
+    name, value = wanted.name, text.get(wanted.name, wanted.default)
     if value is dataclasses.MISSING:
         raise InputError(f"config.json has no key {name!r}")
-    if value is not None and not isinstance(value, bool | int | float):
-        raise InputError(f"{name} must be a number, got {value!r}")
-    return value
+    if wanted.type == int | None and value is None:
+        return None
+    if wanted.type is bool:
+        return flag(name, value)
+    if wanted.type is float:
+        return real(name, value)
+    return whole(name, value, least=0 if name in _MAY_BE_ZERO else 1)
 
 
 def _merge(*values: Any) -> tuple[int, ...]:
     """Join token ids given as one, as a list or not at all: values -> ids without repetition."""
     lists = [v if isinstance(v, list) else [] if v is None else [v] for v in values]
-    return tuple(dict.fromkeys(id_ for ids in lists for id_ in ids))
+    ids = [whole("eos_token_id", id_, least=0) for ids in lists for id_ in ids]
+    return tuple(dict.fromkeys(ids))
 
 
-def _read_rope(text: dict[str, Any]) -> Rope:
-    table = dict(text.get("rope_scaling") or text.get("rope_parameters") or {})
+def _read_rope(text: Table) -> Rope:
+    table = child(text, "rope_scaling") or child(text, "rope_parameters")
     kind = table.get("rope_type") or table.get("type") or "default"
     base = table.get("rope_theta") or text.get("rope_theta")
     if base is None:
@@ -191,7 +187,7 @@ def _read_rope(text: dict[str, Any]) -> Rope:
             "config.json has no key 'rope_theta', neither beside nor in rope_parameters"
         )
     if kind == "default":
-        return Rope(float(base))
+        return Rope(_positive("rope_theta", base))
     if kind != "yarn":
         raise InputError(f"rope type must be yarn or default, got {kind!r}")
     if unknown := set(table) - _ROPE_KEYS:
@@ -200,19 +196,25 @@ def _read_rope(text: dict[str, Any]) -> Rope:
         raise InputError(
             "YaRN with truncate false has other frequencies; it must be true or absent"
         )
-    for key in ("factor", "original_max_position_embeddings"):
-        if not table.get(key):
-            raise InputError(f"YaRN needs a positive {key}, got {table.get(key)!r}")
+    amplitude = table.get("attention_factor")
     return Rope(
-        float(base),
-        factor=float(table["factor"]),
-        original_max_position_embeddings=int(table["original_max_position_embeddings"]),
-        beta_fast=float(table.get("beta_fast") or 32),
-        beta_slow=float(table.get("beta_slow") or 1),
-        mscale=float(table.get("mscale") or 0),
-        mscale_all_dim=float(table.get("mscale_all_dim") or 0),
-        attention_factor=table.get("attention_factor"),
+        _positive("rope_theta", base),
+        factor=_positive("YaRN's factor", table.get("factor")),
+        original_max_position_embeddings=whole(
+            "YaRN's original_max_position_embeddings", table.get("original_max_position_embeddings")
+        ),
+        beta_fast=real("beta_fast", table.get("beta_fast") or 32),
+        beta_slow=real("beta_slow", table.get("beta_slow") or 1),
+        mscale=real("mscale", table.get("mscale") or 0),
+        mscale_all_dim=real("mscale_all_dim", table.get("mscale_all_dim") or 0),
+        attention_factor=None if amplitude is None else real("attention_factor", amplitude),
     )
+
+
+def _positive(name: str, value: Any) -> float:
+    if not real(name, value):
+        raise InputError(f"{name} must be positive, got {value!r}")
+    return float(value)
 
 
 def _check(config: Config) -> None:
@@ -232,7 +234,7 @@ def _check(config: Config) -> None:
 
 def write_config(config: Config, *, quant: str) -> dict[str, Any]:
     """Write the config.json of a synthetic checkpoint: config, int4|fp8|bf16|f32 -> table."""
-    table: dict[str, Any] = {f.name: getattr(config, f.name) for f in _plain_fields()}
+    table: Table = {f.name: getattr(config, f.name) for f in _plain_fields()}
     rope = dataclasses.asdict(config.rope)
     table["rope_theta"] = rope.pop("rope_theta")
     if config.rope.factor != 1.0:

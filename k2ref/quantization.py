@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from k2ref.errors import InputError
+from k2ref.tables import Table, child, strings, whole
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def _matches(pattern: str, module: str) -> bool:
     return pattern == module
 
 
-def read_quantization(table: dict[str, Any] | None) -> Quantization:
+def read_quantization(table: Table | None) -> Quantization:
     """Read `quantization_config`: table or None -> Quantization.
 
     Raises:
@@ -51,35 +52,46 @@ def read_quantization(table: dict[str, Any] | None) -> Quantization:
     method = table.get("quant_method")
     if method == "fp8":
         block = table.get("weight_block_size")
-        if not (isinstance(block, list) and len(block) == 2 and all(b > 0 for b in block)):
-            raise InputError(f"fp8 weights need weight_block_size [rows, columns], got {block}")
-        return Quantization("fp8", block=(int(block[0]), int(block[1])))
+        if not isinstance(block, list) or len(block) != 2:
+            raise InputError(f"fp8 weights need weight_block_size [rows, columns], got {block!r}")
+        rows, columns = (whole("weight_block_size", size) for size in block)
+        return Quantization("fp8", block=(rows, columns))
     if method == "compressed-tensors":
         return _read_compressed_tensors(table)
     raise InputError(f"quant_method must be fp8 or compressed-tensors, got {method!r}")
 
 
-def _read_compressed_tensors(table: dict[str, Any]) -> Quantization:
+def _read_compressed_tensors(table: Table) -> Quantization:
     if table.get("format") != "pack-quantized":
         raise InputError(
             f"compressed-tensors format must be pack-quantized, got {table.get('format')!r}"
         )
-    groups = tuple(_read_group(name, g) for name, g in table.get("config_groups", {}).items())
-    return Quantization("int4", groups=groups, ignore=tuple(table.get("ignore") or ()))
+    groups = child(table, "config_groups")
+    read = tuple(_read_group(name, child(groups, name)) for name in groups)
+    return Quantization("int4", groups=read, ignore=_patterns("ignore", table.get("ignore")))
 
 
-def _read_group(name: str, group: dict[str, Any]) -> Int4Group:
-    weights = group.get("weights") or {}
+def _patterns(name: str, value: Any) -> tuple[str, ...]:
+    """Check names and patterns of modules, those with `re:` for being regular expressions."""
+    patterns = strings(name, value)
+    for pattern in patterns:
+        try:
+            re.compile(pattern[3:] if pattern.startswith("re:") else "")
+        except re.error as error:
+            raise InputError(f"{name} has {pattern!r}, no regular expression: {error}") from None
+    return patterns
+
+
+def _read_group(name: str, group: Table) -> Int4Group:
+    weights = child(group, "weights")
     wanted = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}
     for key, value in wanted.items():
         if weights.get(key) != value:
             raise InputError(f"{name}: weights.{key} must be {value}, got {weights.get(key)!r}")
     if weights.get("actorder"):
         raise InputError(f"{name}: weights.actorder must be null, got {weights['actorder']!r}")
-    size = weights.get("group_size")
-    if not isinstance(size, int) or size < 1:
-        raise InputError(f"{name}: weights.group_size must be a positive number, got {size!r}")
-    return Int4Group(tuple(group.get("targets") or ()), size)
+    size = whole(f"{name}: weights.group_size", weights.get("group_size"))
+    return Int4Group(_patterns(f"{name}: targets", group.get("targets")), size)
 
 
 def int4_config(group_size: int = 32) -> dict[str, Any]:

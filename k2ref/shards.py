@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from k2ref.errors import InputError
+from k2ref.tables import read_json
 
 DTYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -62,10 +63,9 @@ def find_entries(directory: Path) -> dict[str, Entry]:
 
 
 def _read_index(index: Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{index}: wanted JSON with a weight_map, found {error!r}") from None
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise InputError(f"{index}: weight_map must be an object, got {weight_map!r}")
     bad = [v for v in weight_map.values() if not isinstance(v, str) or Path(v).name != v]
     if bad:
         raise InputError(f"{index}: shards must be file names in the same folder, got {bad[0]!r}")

@@ -169,7 +169,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "index without map": (
         lambda d: edit_index(d, dict.clear),
-        f"{INDEX}: wanted JSON with a weight",
+        f"{INDEX}: weight_map must be an object, got None",
     ),
     "index leaves the folder": (
         lambda d: edit_index(d, lambda i: i["weight_map"].update({NORM: "../x"})),

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from k2ref import config as configs
 from k2ref.config import K2_5, K2_INSTRUCT, K2_THINKING, NANO, PRESETS, read_config, write_config
@@ -111,7 +113,10 @@ def test_the_amplitude_follows_the_keys_that_are_given(values, amplitude: float)
         (changed(scoring_func="softmax"), "scoring_func must be 'sigmoid', got 'softmax'"),
         (changed(topk_method="greedy"), "topk_method must be 'noaux_tc'"),
         (changed(attention_bias=True), "attention_bias must be False, got True"),
-        (changed(hidden_size="wide"), "hidden_size must be a number, got 'wide'"),
+        (
+            changed(hidden_size="wide"),
+            "hidden_size must be a whole number from 1 to 2\\*\\*53, got 'wide'",
+        ),
         ({k: v for k, v in NANO_JSON.items() if k != "kv_lora_rank"}, "no key 'kv_lora_rank'"),
         (changed(rope_theta=None), "no key 'rope_theta'"),
         (changed(n_group=3), "n_routed_experts 64 must be a multiple of n_group 3"),
@@ -121,7 +126,7 @@ def test_the_amplitude_follows_the_keys_that_are_given(values, amplitude: float)
         (yarn(type="linear"), "rope type must be yarn or default, got 'linear'"),
         (yarn(short_factor=1), "YaRN keys without meaning here: short_factor"),
         (yarn(truncate=False), "YaRN with truncate false"),
-        (yarn(factor=0), "YaRN needs a positive factor, got 0"),
+        (yarn(factor=0), "YaRN's factor must be positive, got 0"),
         (changed(quantization_config={"quant_method": "awq"}), "must be fp8 or compressed-tensors"),
         (changed(quantization_config={"quant_method": "fp8"}), "need weight_block_size"),
         (
@@ -135,13 +140,49 @@ def test_what_is_not_known_is_refused_with_a_sentence(table, message: str) -> No
         read_config(table)
 
 
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=3,
+)
+WHOLE = [
+    json.loads(json.dumps(write_config(c, quant=q))) for c, q in ((NANO, "fp8"), (K2_5, "int4"))
+]
+
+
+def places(table: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """List the paths of all values in nested objects and lists."""
+    inner = table.items() if isinstance(table, dict) else enumerate(table)
+    deeper = ((k, v) for k, v in inner if v and isinstance(v, dict | list))
+    here = [(*path, k) for k in (table if isinstance(table, dict) else range(len(table)))]
+    return here + [p for key, value in deeper for p in places(value, (*path, key))]
+
+
+@given(st.sampled_from([(w, p) for w in WHOLE for p in places(w)]), ANY_JSON)
+def test_any_value_anywhere_is_read_or_refused_with_a_sentence(where, value: Any) -> None:
+    whole, (*path, last) = where
+    table = holder = json.loads(json.dumps(whole))
+    for key in path:
+        holder = holder[key]
+    holder[last] = value
+    try:
+        config = read_config(table)
+    except InputError:
+        pass
+    else:
+        assert config.softmax_scale() > 0
+        assert config.is_sparse(config.first_k_dense_replace, honour_freq=False)
+        assert all(isinstance(stop, int) for stop in config.stops)
+        config.quantization.int4_group_size("lm_head")
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("num_bits", 8, "group_0: weights.num_bits must be 4, got 8"),
         ("symmetric", False, "group_0: weights.symmetric must be True"),
         ("actorder", "weight", "weights.actorder must be null"),
-        ("group_size", -1, "weights.group_size must be a positive number, got -1"),
+        ("group_size", -1, "weights.group_size must be a whole number from 1 to 2\\*\\*53, got -1"),
     ],
 )
 def test_another_int4_scheme_is_refused(key: str, value: Any, message: str) -> None:
