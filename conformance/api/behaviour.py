@@ -43,10 +43,10 @@ def check_echo(target: Target) -> Iterator[Finding]:
 def _judge_echo(case: str, completion: Completion, payload: Any) -> Finding:
     if [call.name for call in completion.calls] != ["echo"]:
         return _unwilling(case, completion)
-    raw = completion.calls[0].arguments
     try:
-        given = json.loads(raw)
+        given = completion.calls[0].value()
     except ValueError:
+        raw = completion.calls[0].arguments
         return judge(case, [f"the arguments are no JSON: {raw[:120]!r}"])
     if given != {"payload": payload}:
         return Finding(case, Verdict.INCONCLUSIVE, "the model wrote other arguments")
@@ -87,7 +87,7 @@ def check_parallel(target: Target) -> Iterator[Finding]:
             problems.append(f"two calls share an id: {ids}")
         for call in completion.calls:
             try:
-                json.loads(call.arguments)
+                call.value()
             except ValueError:
                 problems.append(f"the arguments are no JSON: {call.arguments[:80]!r}")
         yield judge(case, problems)

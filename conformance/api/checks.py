@@ -1,6 +1,5 @@
 """Answers: their form, streams, fields, calls, ends and counts, whatever the model says."""
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ def check_models(target: Target) -> Iterator[Finding]:
         return
     body = answer.json()
     models = body.get("data") if isinstance(body, dict) else None
-    names = [m.get("id") for m in models or [] if isinstance(m, dict)]
+    names = [m.get("id") for m in models if isinstance(m, dict)] if type(models) is list else []
     listed = answer.status == 200 and target.model in names
     yield judge("", [] if listed else [f"HTTP {answer.status}, lists {names}"])
 
@@ -118,7 +117,7 @@ def check_call(target: Target) -> Iterator[Finding]:
 def _call_problems(completion: Completion) -> Iterator[str]:
     for call in completion.calls:
         try:
-            is_object = isinstance(json.loads(call.arguments), dict)
+            is_object = isinstance(call.value(), dict)
         except ValueError:
             is_object = False
         if not is_object:
@@ -192,7 +191,7 @@ def check_usage(target: Target) -> Iterator[Finding]:
         yield Finding("", Verdict.FAIL, "no usage")
         return
     prompt, completion, total = (
-        int(usage.get(f"{name}_tokens") or 0) for name in ("prompt", "completion", "total")
+        usage.get(f"{name}_tokens", 0) for name in ("prompt", "completion", "total")
     )
     adds_up = prompt > 0 and prompt + completion == total
     yield judge("", [] if adds_up else [f"{prompt} + {completion} are counted as {total}"])
@@ -218,9 +217,10 @@ def check_logprobs(target: Target) -> Iterator[Finding]:
 
 def _logprob_problems(entry: dict[str, Any]) -> Iterator[str]:
     chosen, top = entry.get("logprob"), [t.get("logprob") for t in entry.get("top_logprobs") or []]
-    if not isinstance(chosen, int | float) or chosen > 1e-6:
-        yield f"a logprob is {chosen}"
-        return
+    for value in (chosen, *top):
+        if not isinstance(value, int | float) or not value <= 1e-6:  # NaN is neither
+            yield f"a logprob is {value}"
+            return
     if top and chosen < max(top) - 1e-3:
         yield f"{entry.get('token')!r} has {chosen:.3f}, but {max(top):.3f} was possible"
     if math.fsum(math.exp(value) for value in top) > 1.001:

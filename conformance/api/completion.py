@@ -1,10 +1,11 @@
 """An answer to a chat request, read into what it says and what is wrong with its form."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from conformance.api.exchange import Answer
+from conformance.api.exchange import Answer, counts
 from k2ref.chat.lexer import MARKERS
 from k2ref.chat.wire import REASONING_FIELDS
 
@@ -21,6 +22,17 @@ class ToolCall(NamedTuple):
         function = {"name": self.name, "arguments": self.arguments}
         return {"id": self.id, "type": "function", "function": function}
 
+    def value(self) -> Any:
+        """Read the arguments: -> JSON value.
+
+        Raises:
+            ValueError: they are no JSON, or nested without end.
+        """
+        try:
+            return json.loads(self.arguments)
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+
 
 @dataclass
 class Completion:
@@ -31,8 +43,8 @@ class Completion:
     reasoning_field: str = REASONING_FIELDS[0]
     calls: list[ToolCall] = field(default_factory=list)
     finish: str | None = None
-    usage: dict[str, Any] | None = None
-    logprobs: list[dict[str, Any]] | None = None
+    usage: dict[str, int] | None = None
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def message(self) -> dict[str, Any]:
@@ -60,22 +72,41 @@ def read_whole(answer: Answer) -> Completion:
         message = choice["message"]
         _take_text(completion, message)
         for call in message.get("tool_calls") or []:
-            function = call["function"]
-            arguments = function.get("arguments") or ""
-            completion.calls.append(ToolCall(call["id"], function["name"], arguments))
+            names = (_text(call, "id"), _text(call["function"], "name"))
+            completion.calls.append(ToolCall(*names, _text(call["function"], "arguments")))
         completion.finish = choice.get("finish_reason")
-        completion.logprobs = (choice.get("logprobs") or {}).get("content")
-        completion.usage = body.get("usage")
+        completion.logprobs = _entries(choice)
+        completion.usage = _usage(body)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         completion.problems.append(f"not a chat completion: {error!r} in {answer.body[:200]}")
     return completion
 
 
+def _text(part: Mapping[str, Any], name: str) -> str:
+    text = part.get(name)
+    if not isinstance(text, str | None):
+        raise TypeError(f"{name} is no text")
+    return text or ""
+
+
+def _entries(choice: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read the logprobs of a choice, which may be null: choice -> entries."""
+    entries: list[dict[str, Any]] = (choice.get("logprobs") or {}).get("content") or []
+    tops = [top for entry in entries for top in entry.get("top_logprobs") or []]
+    if not all(isinstance(top, dict) for top in tops):
+        raise TypeError("top_logprobs holds no objects")
+    return entries
+
+
+def _usage(part: Mapping[str, Any]) -> dict[str, int] | None:
+    return None if part.get("usage") is None else counts(part["usage"])
+
+
 def _take_text(completion: Completion, part: Mapping[str, Any]) -> None:
-    completion.content += part.get("content") or ""
+    completion.content += _text(part, "content")
     for name in REASONING_FIELDS:
         if part.get(name) is not None:
-            completion.reasoning = (completion.reasoning or "") + part[name]
+            completion.reasoning = (completion.reasoning or "") + _text(part, name)
             completion.reasoning_field = name
             break  # some endpoints send both
 
@@ -99,15 +130,14 @@ def _join(completion: Completion, events: list[Any]) -> None:
     for chunk in events:
         if "error" in chunk:
             completion.problems.append(f"an error inside the stream: {chunk['error']}")
-        completion.usage = chunk.get("usage") or completion.usage
+        completion.usage = _usage(chunk) or completion.usage
         for choice in chunk.get("choices") or []:
             delta = choice.get("delta") or {}
             order += _kinds(delta)
             _take_text(completion, delta)
             for call in delta.get("tool_calls") or []:
                 completion.problems += _take_call(parts, call)
-            if (logprobs := choice.get("logprobs")) and logprobs.get("content"):
-                completion.logprobs = (completion.logprobs or []) + logprobs["content"]
+            completion.logprobs += _entries(choice)
             if finish := choice.get("finish_reason"):
                 if completion.finish:
                     completion.problems.append("more than one finish_reason")

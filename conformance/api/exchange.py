@@ -39,10 +39,7 @@ class Answer:
 
     def json(self) -> Any:
         """Read the body: -> value, or None if it is no JSON."""
-        try:
-            return json.loads(self.body)
-        except ValueError:
-            return None
+        return _json(self.body)
 
     def events(self) -> tuple[list[Any], bool]:
         """Read server-sent events: -> data of each, and whether `[DONE]` ended them."""
@@ -54,11 +51,15 @@ class Answer:
             if data == "[DONE]":
                 done = True
                 continue
-            try:
-                found.append(json.loads(data))
-            except ValueError:
-                found.append(None)
+            found.append(_json(data))
         return found, done
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 class Transport(Protocol):
@@ -151,8 +152,10 @@ class Budget:
         """Estimate the most a request can cost, 1 token for 3 bytes of text: body -> price."""
         if not isinstance(body, dict):
             return 0.0
-        limit = body.get("max_tokens") or 0
-        return self.price(len(json.dumps(body, ensure_ascii=False).encode()) / 3, limit)
+        limits = [body.get(name) for name in ("max_tokens", "max_completion_tokens")]
+        tokens_out = max([0, *(limit for limit in limits if isinstance(limit, int))])
+        tokens_in = len(json.dumps(body, ensure_ascii=False).encode()) / 3
+        return self.price(tokens_in, tokens_out * (body.get("n") or 1))
 
     def price(self, tokens_in: float, tokens_out: float) -> float:
         """Price tokens: in, out -> cost."""
@@ -161,10 +164,10 @@ class Budget:
     def settle(self, body: Any, answer: Answer) -> None:
         """Count what a request did cost, by its usage or else its worst case: body, answer."""
         usage = usage_of(answer)
-        if usage is None:
-            self.cost += self.worst(body) if answer.status < 400 else 0.0
-        else:
-            self.cost += self.price(usage["prompt_tokens"], usage.get("completion_tokens") or 0)
+        if usage and "completion_tokens" in usage:
+            self.cost += self.price(usage["prompt_tokens"], usage["completion_tokens"])
+        elif answer.status < 400:
+            self.cost += self.worst(body)
 
 
 def usage_of(answer: Answer) -> dict[str, int] | None:
@@ -172,10 +175,16 @@ def usage_of(answer: Answer) -> dict[str, int] | None:
     whole = answer.json()
     parts = [whole] if whole is not None else answer.events()[0]
     for part in reversed(parts):
-        usage = part.get("usage") if isinstance(part, dict) else None
-        if isinstance(usage, dict) and isinstance(usage.get("prompt_tokens"), int):
+        usage = counts(part.get("usage")) if isinstance(part, dict) else {}
+        if "prompt_tokens" in usage:
             return usage
     return None
+
+
+def counts(usage: Any) -> dict[str, int]:
+    """Read the counts of a usage that are numbers of tokens: value -> tokens by name."""
+    given = usage.items() if isinstance(usage, dict) else ()
+    return {name: value for name, value in given if type(value) is int and value >= 0}
 
 
 @dataclass

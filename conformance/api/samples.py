@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped,unused-ignore]
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
-from conformance.api.completion import Completion
+from conformance.api.completion import Completion, ToolCall
 from conformance.api.exchange import BudgetError, TransportError
 from conformance.api.target import Refusal, Target, function
 from conformance.rates import judge_rate
@@ -57,7 +59,8 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             sample = json.loads(line)
-            if not isinstance(sample["messages"], list) or not isinstance(sample["tools"], list):
+            named = all(isinstance(tool["function"]["name"], str) for tool in sample["tools"])
+            if not named or not isinstance(sample["messages"], list):
                 raise TypeError
         except (ValueError, KeyError, TypeError):
             raise InputError(
@@ -138,13 +141,21 @@ def argument_problem(name: str, arguments: str, tools: Iterable[dict[str, Any]])
     if name not in declared:
         return f"{name!r} was not declared"
     try:
-        value = json.loads(arguments)
-        jsonschema.validate(value, declared[name].get("parameters") or {})
+        value = ToolCall("", name, arguments).value()
+        _validate(value, declared[name].get("parameters") or {})
     except (ValueError, jsonschema.ValidationError) as error:
         return f"{name}: {str(error).splitlines()[0]}"
-    except jsonschema.SchemaError as error:
-        raise InputError(f"the schema of {name} is none: {error.message}") from None
+    except (jsonschema.SchemaError, Unresolvable, RecursionError) as error:
+        problem = str(error).splitlines()[0]
+        raise InputError(f"the schema of {name} is none: {problem}") from None
     return ""
+
+
+def _validate(value: Any, schema: dict[str, Any]) -> None:
+    """Hold a value against a schema, which may refer to itself but to nothing outside: both."""
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    kind.check_schema(schema)
+    kind(schema, registry=Registry()).validate(value)
 
 
 def judge_samples(counts: Tally) -> Iterator[Result]:

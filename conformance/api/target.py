@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 
 
 class Refusal(Exception):
-    """The endpoint refused a request that a check needs answered."""
+    """The endpoint did not answer a request that a check needs answered."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Target:
         """Ask, and read the answer: messages, options -> Completion.
 
         Raises:
-            Refusal: another status than 200.
+            Refusal: another status than 200, or an answer that is no chat completion.
         """
         body = self.body(messages, **options)
         if body.get("stream"):
@@ -77,7 +77,12 @@ class Target:
         answer = self.post(body)
         if answer.status != 200:
             raise Refusal(f"HTTP {answer.status}: {answer.body[:200]}")
-        return read_stream(answer) if body.get("stream") else read_whole(answer)
+        if body.get("stream"):
+            return read_stream(answer)
+        completion = read_whole(answer)
+        if completion.problems:
+            raise Refusal("; ".join(completion.problems))
+        return completion
 
     def prompt_tokens(self, messages: Sequence[Any], **options: Any) -> int:
         """Ask for one token to learn the length of the prompt: messages -> number.

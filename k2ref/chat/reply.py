@@ -146,6 +146,6 @@ def is_json(text: str) -> bool:
     """Tell whether a text is one JSON value: text -> bool."""
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
