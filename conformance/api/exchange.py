@@ -149,13 +149,12 @@ class Budget:
         self.requests += 1
 
     def worst(self, body: Any) -> float:
-        """Estimate the most a request can cost, 1 token for 3 bytes of text: body -> price."""
+        """Estimate the most a request can cost: body -> price."""
         if not isinstance(body, dict):
             return 0.0
         limits = [body.get(name) for name in ("max_tokens", "max_completion_tokens")]
         tokens_out = max([0, *(limit for limit in limits if isinstance(limit, int))])
-        tokens_in = len(json.dumps(body, ensure_ascii=False).encode()) / 3
-        return self.price(tokens_in, tokens_out * (body.get("n") or 1))
+        return self.price(tokens_of(body), tokens_out * (body.get("n") or 1))
 
     def price(self, tokens_in: float, tokens_out: float) -> float:
         """Price tokens: in, out -> cost."""
@@ -168,6 +167,11 @@ class Budget:
             self.cost += self.price(usage["prompt_tokens"], usage["completion_tokens"])
         elif answer.status < 400:
             self.cost += self.worst(body)
+
+
+def tokens_of(body: Any) -> float:
+    """Estimate the tokens of a request, 1 for 3 bytes of its JSON: body -> number."""
+    return len(json.dumps(body, ensure_ascii=False).encode()) / 3
 
 
 def usage_of(answer: Answer) -> dict[str, int] | None:

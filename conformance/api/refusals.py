@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from conformance.api.target import HELLO, Finding, Target, check, function, judge
+from conformance.api.target import HELLO, Finding, Target, check, judge
 from conformance.results import Verdict
 
 ONE = {"max_tokens": 1}
@@ -34,45 +34,6 @@ def check_broken(target: Target) -> Iterator[Finding]:
         ):
             problems.append("the error has no message")
         yield judge(case, problems)
-
-
-def _object(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties}
-
-
-SCHEMAS: dict[str, Any] = {
-    "enum": {"type": "string", "enum": ["a", "b"]},
-    "nested": {"type": "object", "properties": {"b": _object(c={"type": "integer"})}},
-    "array": {"type": "array", "items": _object(x={"type": "number"})},
-    "any-of": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-    "limits": {"type": "integer", "minimum": 1, "maximum": 9},
-    "default": {"type": "boolean", "default": False},
-    "additional": {"type": "object", "properties": {}, "additionalProperties": {"type": "string"}},
-    "unicode": {"type": "string", "description": "天气 <x>&'\"", "enum": ["北京"]},
-}
-
-
-@check("api:schemas")
-def check_schema(target: Target) -> Iterator[Finding]:
-    """Tool schemas that MFJS allows are accepted."""
-    shapes = {name: _object(a=schema) for name, schema in SCHEMAS.items()}
-    shapes["no-parameters"] = _object()
-    node = _object(value={"type": "string"})
-    shapes["references"] = _object(root={"$ref": "#/$defs/Node"}) | {"$defs": {"Node": node}}
-    for case, parameters in shapes.items():
-        answer = target.post(target.body(HELLO, tools=[function("f", parameters)], **ONE))
-        yield judge(
-            case, [] if answer.status == 200 else [f"HTTP {answer.status}: {answer.body[:120]}"]
-        )
-
-
-@check("api:schemas")
-def check_untyped(target: Target) -> Iterator[Finding]:
-    """A property without a type: the official endpoint refuses it, others differ."""
-    parameters = _object(a={"description": "no type"})
-    answer = target.post(target.body(HELLO, tools=[function("f", parameters)], **ONE))
-    done = "accepted" if answer.status == 200 else f"refused with {answer.status}"
-    yield Finding("", Verdict.QUESTION, f"a property without type is {done}")
 
 
 IMMUTABLE: dict[str, Any] = {

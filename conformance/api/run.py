@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conformance.api import behaviour, checks, prompts, refusals  # noqa: F401 (they register)
-from conformance.api.exchange import Budget, Cassette, Exchange, Http, Transport
+from conformance.api import behaviour, checks, prompts, refusals, schemas  # noqa: F401 (register)
+from conformance.api.exchange import Budget, Cassette, Exchange, Http, Transport, tokens_of
 from conformance.api.target import CHECKS, Target, run_checks
 from conformance.results import Result, Run
 from conformance.suite import line
@@ -16,8 +16,8 @@ from k2ref.chat.dialect import find_dialect
 from k2ref.errors import InputError
 from k2ref.tokenizer import load_tokenizer
 
-REQUESTS = 90  # of all checks, without samples
-TOKENS_IN = 400  # of a request on average
+REQUESTS = 120  # of all checks, without samples
+TOKENS_IN = 600  # of a request on average
 
 
 def judge_endpoint(options: argparse.Namespace) -> Run | None:
@@ -30,7 +30,7 @@ def judge_endpoint(options: argparse.Namespace) -> Run | None:
         )
     samples = _samples(options)
     budget = Budget(options.max_requests, options.max_cost, options.price_in, options.price_out)
-    print(estimate(budget, options.max_tokens, len(samples)), file=sys.stderr)
+    print(estimate(budget, options.max_tokens, samples), file=sys.stderr)
     if options.estimate:
         return None
     target = _target(options, budget)
@@ -53,10 +53,11 @@ def _results(
         yield from judge_samples(tally(target, samples))
 
 
-def estimate(budget: Budget, max_tokens: int, samples: int) -> str:
+def estimate(budget: Budget, max_tokens: int, samples: list[dict[str, Any]]) -> str:
     """Say what a run may use: budget, tokens per answer, samples -> a sentence."""
-    requests = REQUESTS + samples
-    worst = budget.price(requests * TOKENS_IN, requests * max_tokens)
+    requests = REQUESTS + len(samples)
+    tokens_in = REQUESTS * TOKENS_IN + sum(map(tokens_of, samples))
+    worst = budget.price(tokens_in, requests * max_tokens)
     caps = [f"{budget.max_requests} requests" if budget.max_requests is not None else ""]
     caps += [f"cost {budget.max_cost}" if budget.max_cost is not None else ""]
     capped = f"; capped at {' and '.join(filter(None, caps))}" if any(caps) else ""

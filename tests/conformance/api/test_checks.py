@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conformance.api import run
-from conformance.api.exchange import Answer, Budget, BudgetError, TransportError
+from conformance.api.exchange import Answer, Budget, BudgetError, TransportError, tokens_of
 from conformance.api.target import CHECKS, run_checks
 from conformance.results import Result, Verdict
 from conformance.spec import requirements
@@ -44,9 +44,11 @@ def test_a_correct_endpoint_passes_every_check(dialect: Dialect, field: str) -> 
 
 
 def test_a_run_asks_no_more_than_its_estimate_says() -> None:
-    asked = target()
+    sizes: list[float] = []
+    asked = target(before=lambda body: sizes.append(tokens_of(body)) or body)  # type: ignore[func-returns-value]
     assert list(run_checks(asked))
-    assert asked.exchange.budget.requests <= run.REQUESTS
+    assert len(sizes) <= asked.exchange.budget.requests <= run.REQUESTS
+    assert sum(sizes) <= run.REQUESTS * run.TOKENS_IN
 
 
 def test_an_endpoint_that_preserves_thinking_passes() -> None:

@@ -101,7 +101,7 @@ def test_an_estimate_asks_nobody(capsys: Any) -> None:
     command = ["--model", "m", "--estimate", "--max-tokens", 1000, "--samples", 90, *prices]
     assert run("https://gone.example/v1", *command) == 0
     assert capsys.readouterr().err == (
-        "about 180 requests, at most 0.43 with 1000 tokens each; "
+        "about 210 requests, at most 0.51 with 1000 tokens each; "
         "capped at 5 requests and cost 0.1\n"
     )
 
