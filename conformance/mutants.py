@@ -24,13 +24,13 @@ from conformance.checks.laws import Effort, check_laws, check_model_laws
 from conformance.checks.model import Noise, check_model
 from conformance.checks.operations import check_operations
 from conformance.compare import find_precision
-from conformance.engine import Engine, Namespace
+from conformance.correct import FOREIGN, correct_engines
+from conformance.engine import Engine, Namespace, open_engine
 from conformance.forcing import Reference, stage_noise
 from conformance.noise import zoo
 from conformance.profiles import build, prompts
 from conformance.results import Result
 from conformance.variant import Variant
-from k2ref import oracle
 from k2ref.checkpoint import Checkpoint
 from k2ref.errors import InputError
 from k2ref.model import Model
@@ -68,13 +68,6 @@ def engine_with(bug: Bug, precision: str) -> Namespace:
     return Namespace(variant, name=bug.name, precision=precision)
 
 
-def correct_engines(precision: str) -> Iterator[Namespace]:
-    """List engines that must never be accused: precision -> engines."""
-    yield Namespace(oracle, name="k2ref.oracle", precision=precision)
-    for name, arithmetic in zoo(precision).items():
-        yield Namespace(Variant(arithmetic), name=name, precision=precision)
-
-
 @dataclass(frozen=True)
 class Row:
     """What saw one engine: level to the cases that failed."""
@@ -82,6 +75,8 @@ class Row:
     name: str
     precision: str
     seen_by: dict[str, list[str]] = field(default_factory=dict)
+    note: str = ""
+    """why it is missing"""
 
     @property
     def killed(self) -> bool:
@@ -94,13 +89,15 @@ class Row:
         return bool(self.seen_by.get(LAWS))
 
 
-def examine(engine: Engine, checkpoint: Path, *, seed: int = 0, noise: Noise | None = None) -> Row:
+def examine(
+    engine: Engine, checkpoint: Path, *, name: str = "", seed: int = 0, noise: Noise | None = None
+) -> Row:
     """Put an engine to all levels, and in float32 to the laws: engine, checkpoint -> Row."""
     seen: dict[str, list[str]] = {level: [] for level in (*LEVELS, LAWS)}
     for result in _results(engine, checkpoint, seed, noise):
         if result.verdict.failed:
             seen[LAWS if result.rule == "law" else result.level].append(result.case)
-    return Row(engine.info.name, engine.info.precision, seen)
+    return Row(name or engine.info.name, engine.info.precision, seen)
 
 
 def _results(engine: Engine, checkpoint: Path, seed: int, noise: Noise | None) -> Iterator[Result]:
@@ -132,10 +129,11 @@ def correct_noise(checkpoint: Path, precision: str, *, seed: int) -> Noise:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The rows of the bugs and of the correct engines."""
+    """The rows of the bugs and of the correct engines, and which of these are not installed."""
 
     bugs: list[Row]
     correct: list[Row]
+    missing: list[Row] = field(default_factory=list)
 
     def survivors(self, precision: str) -> list[str]:
         """List bugs that nothing saw and that are no allowed choice: precision -> names."""
@@ -182,17 +180,33 @@ class Matrix:
 def kill_matrix(
     names: Iterable[str], precisions: Iterable[str], *, seed: int = 0
 ) -> Iterator[tuple[str, Row]]:
-    """Examine bugs and correct engines: names, precisions -> kind (bug, correct) and row."""
+    """Examine bugs and correct engines: names, precisions -> kind (as in `Matrix`) and row."""
     bugs = [find_bug(name) for name in names]
     with tempfile.TemporaryDirectory(prefix="k2conf-") as folder:
         checkpoint = build(Path(folder), "nano", seed=seed)
         for precision in precisions:
             for engine in correct_engines(precision):
                 yield "correct", examine(engine, checkpoint, seed=seed)
+            for address in FOREIGN[precision]:
+                yield examine_foreign(address, precision, checkpoint, seed=seed)
             noise = correct_noise(checkpoint, precision, seed=seed)
             for bug in bugs:
                 engine = engine_with(bug, precision)
-                yield "bug", examine(engine, checkpoint, seed=seed, noise=noise)
+                yield "bugs", examine(engine, checkpoint, seed=seed, noise=noise)
+
+
+def examine_foreign(
+    address: str, precision: str, checkpoint: Path, *, seed: int
+) -> tuple[str, Row]:
+    """Examine another implementation, or say what is not installed: address -> kind and row."""
+    try:
+        engine = open_engine(address)
+    except InputError as error:
+        return "missing", Row(address, precision, note=str(error))
+    try:
+        return "correct", examine(engine, checkpoint, name=address, seed=seed)
+    finally:
+        engine.close()
 
 
 def find_bug(name: str) -> Bug:
@@ -206,6 +220,7 @@ def add_commands(commands: Any) -> None:
     """Add the command `mutants`: subparsers."""
     parser = commands.add_parser("mutants", help="the kill matrix: which level sees which bug")
     parser.add_argument("--only", action="append", metavar="BUG", help="may be repeated")
+    parser.add_argument("--zoo", action="store_true", help="the correct engines alone")
     parser.add_argument("--precision", action="append", choices=PRECISIONS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="OUT", help="the matrix as data")
@@ -216,19 +231,24 @@ def run_mutants(options: argparse.Namespace) -> int:
     """Print the kill matrix and check the gates: options -> exit code."""
     console = Console()
     matrix = Matrix([], [])
-    names, precisions = options.only or list(BUGS), options.precision or list(PRECISIONS)
-    total = sum(len(names) + len(list(correct_engines(p))) for p in precisions)
+    names = [] if options.zoo else options.only or list(BUGS)
+    precisions = options.precision or list(PRECISIONS)
+    total = sum(len(names) + len([*correct_engines(p), *FOREIGN[p]]) for p in precisions)
     with bar() as progress, np.errstate(all="ignore"):  # broken engines divide by zero, too
         task = progress.add_task("engines", total=total)
         for kind, row in kill_matrix(names, precisions, seed=options.seed):
-            (matrix.bugs if kind == "bug" else matrix.correct).append(row)
+            getattr(matrix, kind).append(row)
             progress.advance(task)
     console.print(_table(matrix))
     if options.json:
         options.json.write_text(json.dumps(_data(matrix), indent=1) + "\n", encoding="utf-8")
-    for precision in options.precision or PRECISIONS:
+    for row in matrix.missing:
+        console.print(f"missing: {row.name}: {row.note}")
+    for precision in precisions if names else []:
         console.print(f"{precision}: {matrix.share(precision):.1%} of bugs seen")
-    console.print(f"laws: {matrix.share_of_laws():.1%} of bugs seen in float32")
+    if names and "f32" in precisions:
+        console.print(f"laws: {matrix.share_of_laws():.1%} of bugs seen in float32")
+    console.print(f"{len(matrix.accused())} of {len(matrix.correct)} correct engines accused")
     broken = matrix.broken_gates()
     for sentence in broken:
         console.print(f"gate: {sentence}")
@@ -250,6 +270,7 @@ def _data(matrix: Matrix) -> dict[str, Any]:
     return {
         "schema": "kill-matrix.1",
         "correct": [vars(r) for r in matrix.correct],
+        "missing": [vars(r) for r in matrix.missing],
         "bugs": [
             {
                 **vars(r),

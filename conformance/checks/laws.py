@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
 from conformance.compare import find_precision
-from conformance.engine import Engine, EngineError
+from conformance.engine import Engine, EngineError, NotOffered
 from conformance.laws import Broken, Law, Ops, attention, experts, formats, layers, models
 from conformance.laws.models import ModelLaw, Models
 from conformance.results import Result, Verdict
@@ -80,6 +80,8 @@ def _searched(ops: Ops, law: Law, seed: int, effort: Effort) -> tuple[Verdict, s
         holds()
     except Broken as broken:
         return Verdict.FAIL, str(broken)
+    except NotOffered as reason:
+        return Verdict.SKIPPED, str(reason)
     except Flaky:
         return Verdict.INCONCLUSIVE, "the engine answers the same question differently"
     except (EngineError, ValueError, TypeError, IndexError, AttributeError) as error:
@@ -114,6 +116,8 @@ def _held(law: ModelLaw, asked: Models) -> tuple[Verdict, str]:
         law.holds(asked)
     except Broken as broken:
         return Verdict.FAIL, str(broken)
+    except NotOffered as reason:
+        return Verdict.SKIPPED, str(reason)
     except EngineError as error:
         unable = "runs no checkpoint" in str(error)
         return Verdict.SKIPPED if unable else Verdict.ERRORED, str(error)

@@ -9,7 +9,7 @@ from hypothesis import find, given
 
 from conformance.checks.laws import OPERATION_LAWS, Effort, check_law, check_laws
 from conformance.compare import PRECISIONS
-from conformance.engine import Namespace
+from conformance.engine import Namespace, NotOffered
 from conformance.laws import Ops, draws
 from conformance.mutants import BUGS, engine_with
 from conformance.noise import zoo
@@ -87,6 +87,17 @@ def test_a_broken_law_shows_a_small_input_and_an_engine_that_raises_is_errored()
 
 
 # the strategies
+
+
+def test_a_law_whose_inputs_an_engine_does_not_take_is_skipped() -> None:
+    def whole_words(packed_MP: np.ndarray, columns: int) -> np.ndarray:
+        if columns % 32:
+            raise NotOffered(f"no {columns} columns")
+        return oracle.int4_unpack(packed_MP, columns)
+
+    engine = Namespace(SimpleNamespace(int4_unpack=whole_words))
+    (result,) = check_laws(engine, seed=0, only=("law-words-mean-codes",))
+    assert (result.verdict.value, result.message) == ("skipped", "no 16 columns")
 
 
 def test_spikes_dwarf_and_mixed_rows_differ_in_size() -> None:

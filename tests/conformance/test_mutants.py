@@ -9,13 +9,14 @@ from conformance.cases import all_cases
 from conformance.checks.laws import check_model_laws
 from conformance.checks.model import Noise, check_model
 from conformance.checks.operations import check_operations
+from conformance.correct import correct_engines
 from conformance.mutants import (
     BUGS,
     Matrix,
     Row,
-    correct_engines,
     correct_noise,
     engine_with,
+    examine_foreign,
     kill_matrix,
 )
 from conformance.profiles import build
@@ -90,6 +91,13 @@ def test_gates_say_what_is_missing() -> None:
     assert accused.startswith("bf16: accuses the correct engine blas")
 
 
+def test_an_engine_that_is_not_installed_is_named_and_no_failure(tmp_path: Path) -> None:
+    kind, row = examine_foreign("no_such_engine", "f32", tmp_path, seed=0)
+    assert (kind, row.name) == ("missing", "no_such_engine")
+    assert row.note.startswith("no engine no_such_engine")
+    assert Matrix([], [], [row]).broken_gates() == []
+
+
 def test_an_unknown_bug_is_an_error_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mutants", "--only", "nothing"]) == 2
     assert "no bug 'nothing'; the bugs are nib_rev" in capsys.readouterr().err
@@ -101,5 +109,5 @@ def test_an_unknown_bug_is_an_error_with_the_known_ones(capsys: pytest.CaptureFi
 def test_the_kill_matrix_passes_its_gates(precision: str) -> None:
     matrix = Matrix([], [])
     for kind, row in kill_matrix(BUGS, [precision]):
-        (matrix.bugs if kind == "bug" else matrix.correct).append(row)
+        getattr(matrix, kind).append(row)
     assert matrix.broken_gates() == []

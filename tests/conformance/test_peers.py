@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conformance.__main__ import main
 from conformance.compare import (
     NMSE_LIMIT,
     divergence,
@@ -15,6 +16,7 @@ from conformance.compare import (
     log_probabilities,
     nmse,
 )
+from conformance.correct import FOREIGN
 from conformance.engine import Engine, NotOffered, Runner, open_engine
 from conformance.suite import MODEL_LEVELS, OPERATION_LEVELS, Plan, line, run_suite
 from k2ref import Checkpoint, InputError, Model
@@ -111,6 +113,16 @@ def test_the_suite_accuses_no_correct_engine(
     wrong = [line(r) for r in run.results if r.verdict.failed or r.verdict == "harness_error"]
     assert not wrong, "\n".join(wrong)
     assert any(r.verdict == "pass" and r.level == "L4" for r in run.results)
+
+
+def test_the_zoo_of_correct_engines_passes_every_level_and_law(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["mutants", "--zoo"]) == 0
+    shown = capsys.readouterr().out
+    assert " correct engines accused" in shown
+    for addresses in FOREIGN.values():
+        assert all(address in shown for address in addresses)
 
 
 @pytest.mark.parametrize("address", ["hf:", "mlx:"])
