@@ -6,6 +6,13 @@ In process an engine is a module or an object. It offers any subset of the funct
     load(directory) -> model          a checkpoint in the published format
     model.forward(ids_T, position_T, *, trace=...) -> logits_TW
 
+and, for the laws of what an engine remembers,
+
+    model.new_cache() -> cache        model.forward(…, cache=cache) continues it
+    cache.rows(layer) -> latent_SC, key_rope_SR
+    model.forward_batch(list of ids_T, pad_id=…) -> list of logits_TW
+    model.generate(ids_T, *, max_new, temperature, top_p, seed) -> ids
+
 `trace(name, array)` may be called with any of the tensors of `spec/taps.toml`, in causal order. An
 engine that offers every operation of the forward pass and no `load` is run through `k2ref.Model`.
 Other attributes are read if present: `NAME`, `VERSION`, `PRECISION` (f64, f32, bf16),

@@ -84,7 +84,11 @@ def _laws(engine: Engine, plan: Plan, seed: int) -> Iterator[Result]:
         raise InputError("laws need Hypothesis: python -m pip install 'k2ref[kit]'") from None
     yield from (r for r in check_laws(engine, seed=seed, only=plan.only) if r.level in plan.levels)
     if plan.levels & MODEL_LEVELS and _asks_model(plan):
-        yield from (r for r in check_model_laws(engine, seed=seed) if plan.wants(r))
+        yield from (
+            r
+            for r in check_model_laws(engine, seed=seed)
+            if plan.wants(r) and r.level in plan.levels
+        )
 
 
 def _asks_model(plan: Plan) -> bool:

@@ -38,6 +38,10 @@ class LatentCache:
             store[layer][place:stop] = new
         return self._latent_LSC[layer][:stop], self._key_rope_LSR[layer][:stop]
 
+    def rows(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """Look at what a layer holds: layer -> latent_SC, key_rope_SR."""
+        return self._latent_LSC[layer][: len(self)], self._key_rope_LSR[layer][: len(self)]
+
     def advance(self, position_T: np.ndarray) -> None:
         """Count a chunk as seen, after every layer was extended by it: position_T."""
         self.position_S = np.concatenate([self.position_S, position_T])

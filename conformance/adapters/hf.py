@@ -9,6 +9,7 @@ rounding, because the library itself would round experts to bfloat16 whatever dt
 """
 
 import contextlib
+import inspect
 import json
 import os
 import runpy
@@ -106,25 +107,52 @@ class HfModel:
         self.model = model
         self._taps = tap_names(config)
 
+    def new_cache(self) -> Any:
+        """Make an empty cache of the library: -> DynamicCache."""
+        return transformers.DynamicCache(config=self.model.config)
+
     def forward(
-        self, ids_T: np.ndarray, position_T: np.ndarray | None = None, *, trace: Trace = ignore
+        self,
+        ids_T: np.ndarray,
+        position_T: np.ndarray | None = None,
+        *,
+        cache: Any = None,
+        trace: Trace = ignore,
     ) -> np.ndarray:
-        """Run tokens through the model: ids_T, position_T -> logits_TW."""
-        position_T = np.arange(len(ids_T)) if position_T is None else position_T
+        """Run tokens through the model, after those in a cache: ids_T, position_T -> logits_TW."""
+        before = 0 if cache is None else cache.get_seq_length()
+        position_T = before + np.arange(len(ids_T)) if position_T is None else position_T
+        continued = {} if cache is None else {_cache_name(self.model): cache}
         found: dict[str, np.ndarray] = {}
         with torch.no_grad(), _recording(self.model, found):
             logits = self.model(
                 input_ids=torch.tensor(np.asarray(ids_T)[None]),
                 # without a mask, gaps between positions would be read as packed sequences
-                attention_mask=torch.ones(1, len(ids_T), dtype=torch.long),
+                attention_mask=torch.ones(1, before + len(ids_T), dtype=torch.long),
                 position_ids=torch.tensor(np.asarray(position_T, np.int64)[None]),
-                use_cache=False,
+                use_cache=cache is not None,
+                **continued,
             ).logits[0]
         found["logits"] = logits_TW = to_numpy(logits)
         for name in self._taps:
             if name in found:
                 trace(name, found[name])
         return logits_TW
+
+    def forward_batch(self, prompts: list[np.ndarray], *, pad_id: int) -> list[np.ndarray]:
+        """Run prompts together, padded on the left as `generate` asks: ids_T each -> logits_TW."""
+        width = max(map(len, prompts))
+        rows = [np.pad(ids_T, (width - len(ids_T), 0), constant_values=pad_id) for ids_T in prompts]
+        seen = [np.arange(width) >= width - len(ids_T) for ids_T in prompts]
+        mask = torch.tensor(np.stack(seen).astype(np.int64))
+        with torch.no_grad():
+            logits = self.model(
+                input_ids=torch.tensor(np.stack(rows)),
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                use_cache=False,
+            ).logits
+        return [to_numpy(row[-len(p) :]) for row, p in zip(logits, prompts, strict=True)]
 
     def generate(
         self,
@@ -149,6 +177,11 @@ class HfModel:
                 pad_token_id=0,
             )
         return [int(id_) for id_ in ids[0, len(ids_T) :]]
+
+
+def _cache_name(model: Any) -> str:
+    """Name the argument that takes a cache: version 5.40 renames it."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _read_table(directory: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@
         {"result": {}}
     {"cmd": "forward", "inputs": FILE, "outputs": FILE, "taps": [names]}
         {"result": {}}                    inputs ids_T, position_T; outputs logits_TW and the taps
+        with "cache": NAME, where hello said "cache": true, after what that name has seen before
     {"cmd": "bye"}
         {"result": {}}
 
@@ -74,15 +75,26 @@ class SubprocessEngine:
         self._ask({"cmd": "load", "directory": self._directory})
         return self
 
+    def new_cache(self) -> str | None:
+        """Name an empty cache: -> name, None where hello offered none."""
+        self._count += 1
+        return f"cache-{self._count}" if self._hello.get("cache") else None
+
     def forward(
-        self, ids_T: np.ndarray, position_T: np.ndarray | None = None, *, trace: Trace = ignore
+        self,
+        ids_T: np.ndarray,
+        position_T: np.ndarray | None = None,
+        *,
+        cache: str | None = None,
+        trace: Trace = ignore,
     ) -> np.ndarray:
         """Run tokens through the loaded checkpoint: ids_T, position_T -> logits_TW."""
         self._revive()
         position_T = np.arange(len(ids_T)) if position_T is None else position_T
         arrays = {"ids_T": np.asarray(ids_T, np.int64), "position_T": position_T.astype(np.int64)}
         taps = list(self._hello.get("taps", []))
-        found = self._exchange({"cmd": "forward", "taps": taps}, arrays)
+        message = {"cmd": "forward", "taps": taps} | ({"cache": cache} if cache else {})
+        found = self._exchange(message, arrays)
         if "logits_TW" not in found:
             raise EngineError(
                 f"forward must return logits_TW, found {', '.join(found) or 'nothing'}"

@@ -92,10 +92,23 @@ class MlxModel:
         # is 0.004 rad at position 262,143: the reference rotates with this one
         self.inv_freq_Z = call(_frequencies, rope) if hasattr(rope, "_freqs") else None
 
+    def new_cache(self) -> "_Own":
+        """Make an empty cache of the library: -> cache."""
+        return _Own(self._call(make_prompt_cache, self.model), self._call)
+
     def forward(
-        self, ids_T: np.ndarray, position_T: np.ndarray | None = None, *, trace: Trace = ignore
+        self,
+        ids_T: np.ndarray,
+        position_T: np.ndarray | None = None,
+        *,
+        cache: "_Own | None" = None,
+        trace: Trace = ignore,
     ) -> np.ndarray:
         """Run tokens through the model: ids_T, position_T -> logits_TW float32."""
+        if cache is not None:
+            return np.asarray(
+                self._call(self._continue, np.asarray(ids_T), position_T, cache.parts)
+            )
         position_T = np.arange(len(ids_T)) if position_T is None else np.asarray(position_T)
         found: dict[str, np.ndarray] = self._call(self._record, np.asarray(ids_T), position_T)
         for name in [n for n in found if n.endswith("attn.heads")]:
@@ -104,6 +117,14 @@ class MlxModel:
             if name in found:
                 trace(name, found[name])
         return found["logits"]
+
+    def _continue(
+        self, ids_T: np.ndarray, position_T: np.ndarray | None, parts: list[Any]
+    ) -> np.ndarray:
+        counted_T = parts[0].offset + np.arange(len(ids_T))
+        if position_T is not None and not np.array_equal(position_T, counted_T):
+            raise NotOffered("mlx-lm's cache counts positions on from its last one")
+        return to_numpy(self.model(mx.array(ids_T[None]), cache=parts)[0])
 
     def _record(self, ids_T: np.ndarray, position_T: np.ndarray) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {}
@@ -138,6 +159,22 @@ def _frequencies(rope: Any) -> np.ndarray:
 def to_numpy(array: Any) -> np.ndarray:
     """Copy an array out of mlx: array -> array."""
     return np.array(array)
+
+
+class _Own:
+    """A cache of the library, and what it holds."""
+
+    def __init__(self, parts: list[Any], call: Callable[..., Any]) -> None:
+        self.parts, self._call = parts, call
+
+    def rows(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """Look at what a layer holds: layer -> latent_SC, key_rope_SR."""
+        part = self.parts[layer]
+
+        def held(array: Any) -> np.ndarray:
+            return np.asarray(self._call(lambda: to_numpy(array[0, 0, : part.offset])))
+
+        return held(part.keys), held(part.values)
 
 
 class _Apart:

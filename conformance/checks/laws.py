@@ -1,7 +1,7 @@
 """Laws as checks: each put to an engine with inputs that Hypothesis draws and shrinks."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +12,12 @@ from hypothesis.errors import Flaky
 
 from conformance.compare import find_precision
 from conformance.engine import Engine, EngineError, NotOffered
-from conformance.laws import Broken, Law, Ops, attention, experts, formats, layers, models
+from conformance.laws import Broken, Law, Ops, attention, experts, formats, layers, memory, models
 from conformance.laws.models import ModelLaw, Models
 from conformance.results import Result, Verdict
 from conformance.spec import find_requirement
 
+MODEL_LAWS = (*models.LAWS, *memory.LAWS)
 OPERATION_LAWS = (*formats.LAWS, *layers.LAWS, *attention.LAWS, *experts.LAWS)
 
 
@@ -89,11 +90,13 @@ def _searched(ops: Ops, law: Law, seed: int, effort: Effort) -> tuple[Verdict, s
     return Verdict.PASS, ""
 
 
-def check_model_laws(engine: Engine, *, seed: int) -> Iterator[Result]:
-    """Put every law of whole models to an engine: engine, seed -> results."""
+def check_model_laws(
+    engine: Engine, *, seed: int, laws: Iterable[ModelLaw] = MODEL_LAWS
+) -> Iterator[Result]:
+    """Put laws of whole models to an engine: engine, seed -> results."""
     low = find_precision(engine.info.precision).store > 2.0**-20
     asked = Models(engine, seed)
-    for law in models.LAWS:
+    for law in laws:
         started = time.perf_counter()
         verdict, message = Verdict.SKIPPED, "held against float32 only"
         if not low:
@@ -118,7 +121,6 @@ def _held(law: ModelLaw, asked: Models) -> tuple[Verdict, str]:
         return Verdict.FAIL, str(broken)
     except NotOffered as reason:
         return Verdict.SKIPPED, str(reason)
-    except EngineError as error:
-        unable = "runs no checkpoint" in str(error)
-        return Verdict.SKIPPED if unable else Verdict.ERRORED, str(error)
+    except (EngineError, ValueError, TypeError, IndexError, AttributeError) as error:
+        return Verdict.ERRORED, str(error)
     return Verdict.PASS, ""

@@ -11,6 +11,7 @@ from conformance.laws import draws as d
 
 H, N, R, C, V = 2, 8, 4, 16, 8
 FORMS = ("absorbed", "expanded")
+PLACED = ("q_nope_THN", "q_rope_THR", "latent_SC", "key_rope_SR")
 
 
 def _inputs(data: st.DataObject, T: int, S: int) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def _inputs(data: st.DataObject, T: int, S: int) -> dict[str, Any]:
 
 def _attend(ops: Ops, form: str, table: dict[str, Any], **changes: Any) -> np.ndarray:
     table = {**table, **changes}
-    places = [table.pop(n) for n in ("q_nope_THN", "q_rope_THR", "latent_SC", "key_rope_SR")]
+    places = [table.pop(n) for n in PLACED]
     out: np.ndarray = getattr(ops, f"attend_{form}")(*places, **table)
     return out
 
@@ -52,8 +53,7 @@ def _prefix(ops: Ops, form: str, data: st.DataObject) -> None:
     S = _length(data)
     table = _inputs(data, S, S)
     n = data.draw(st.integers(1, S - 1))
-    names = ("q_nope_THN", "q_rope_THR", "latent_SC", "key_rope_SR")
-    begun = _attend(ops, form, table, **{k: table[k][:n] for k in names})
+    begun = _attend(ops, form, table, **{k: table[k][:n] for k in PLACED})
     _near(ops, begun, _attend(ops, form, table)[:n], f"the first {n} of {S}")
 
 
@@ -67,6 +67,29 @@ def _decode(ops: Ops, form: str, data: st.DataObject) -> None:
     _near(ops, rest, whole[cut:], f"{S - cut} queries on a cache of {cut}")
     last = {k: table[k][-1:] for k in queries}
     _near(ops, _attend(ops, form, table, **last, first_query=S - 1), whole[-1:], "the last alone")
+
+
+def _block_edges(ops: Ops, form: str, data: st.DataObject) -> None:
+    """A prompt in two chunks, cut at either side of a block of 64, is the prompt in one."""
+    S, cut = 70, data.draw(st.sampled_from([1, 63, 64, 65]))
+    table = _inputs(data, S, S)
+    whole = _attend(ops, form, table)
+    first = {k: table[k][:cut] for k in PLACED}
+    rest = {k: table[k][cut:] for k in ("q_nope_THN", "q_rope_THR")}
+    begun = _attend(ops, form, table, **first)
+    ended = _attend(ops, form, table, **rest, first_query=cut)
+    _near(ops, np.concatenate([begun, ended]), whole, f"chunks of {cut} and {S - cut}")
+
+
+def _rows_may_move(ops: Ops, form: str, data: st.DataObject) -> None:
+    """For a query that sees all of a cache its order is nothing: pages may lie anywhere."""
+    S, page = 64, data.draw(st.sampled_from([1, 8, 16]))
+    table = _inputs(data, 1, S)
+    order = Draw(data.draw(d.seeds()), "pages").random.permutation(S // page)
+    row_S = (order[:, None] * page + np.arange(page)).ravel()
+    moved = {k: table[k][row_S] for k in ("latent_SC", "key_rope_SR")}
+    wanted = _attend(ops, form, table)
+    _near(ops, _attend(ops, form, table, **moved), wanted, f"pages of {page} in another order")
 
 
 def _influence(ops: Ops, form: str, data: st.DataObject) -> None:
@@ -168,6 +191,8 @@ _FORMED = [
     (20, "zero-query-means", "mla:attention", _mean_of_values, ()),
     (21, "heads-may-move", "mla:attention", _heads, ()),
     (43, "decode-is-prefill", "mla:cache-is-prefill", _decode, ()),
+    (44, "chunks-at-block-edges", "mla:cache-is-prefill", _block_edges, ()),
+    (46, "cache-rows-may-move", "mla:attention", _rows_may_move, ()),
     (54, "equal-keys", "mla:attention", _twins, ()),
     (54, "values-are-linear", "mla:attention", _values_are_linear, ()),
     (55, "scale-and-query", "mla:attention", _keys_scale, ()),

@@ -19,10 +19,10 @@ def _unpack_inverts_pack(ops: Ops, data: st.DataObject) -> None:
 
 
 def _words_mean_codes(ops: Ops, data: st.DataObject) -> None:
-    place, code = data.draw(st.integers(0, 15)), data.draw(st.integers(-8, 7))
-    codes_ML = np.zeros((1, 16), np.int64)
+    place, code = data.draw(st.integers(0, 31)), data.draw(st.integers(-8, 7))
+    codes_ML = np.zeros((1, 32), np.int64)
     codes_ML[0, place] = code
-    same(ops.int4_unpack(int4_pack(codes_ML), 16), codes_ML, f"code {code} at place {place}")
+    same(ops.int4_unpack(int4_pack(codes_ML), 32), codes_ML, f"code {code} at place {place}")
 
 
 def _zero_is_zero(ops: Ops, data: st.DataObject) -> None:
@@ -138,6 +138,18 @@ def _column_shards_add(ops: Ops, data: st.DataObject) -> None:
     ops.near(halves[0] + halves[1], whole, "shards along the columns", size=_size(x_TL))
 
 
+def _row_shards_join(ops: Ops, data: st.DataObject) -> None:
+    """Two shards along the rows give the two halves of the output."""
+    _, packed_MP, scale_MG = d.packed(data, 6, 64)
+    x_TL, cut = data.draw(d.ordinary(2, 64)), data.draw(st.integers(1, 5))
+    parts = [
+        ops.int4_linear(x_TL, packed_MP[rows], scale_MG[rows])
+        for rows in (slice(cut), slice(cut, None))
+    ]
+    whole = ops.int4_linear(x_TL, packed_MP, scale_MG)
+    ops.near(np.concatenate(parts, axis=1), whole, f"{cut} rows and the rest", size=_size(x_TL))
+
+
 PACK, UNPACK, DEQ, LINEAR = "int4_pack", "int4_unpack", "int4_dequantize", "int4_linear"
 LAWS = [
     Law(1, "unpack-inverts-pack", "int4:nibble-order", (PACK, UNPACK), _unpack_inverts_pack),
@@ -153,4 +165,5 @@ LAWS = [
     Law(50, "unit-gives-column", "int4:product", (LINEAR, DEQ), _unit_gives_column),
     Law(51, "group-meets-its-scale", "int4:product", (LINEAR,), _group_meets_its_scale),
     Law(52, "column-shards-add", "int4:product", (LINEAR,), _column_shards_add),
+    Law(52, "row-shards-join", "int4:product", (LINEAR,), _row_shards_join),
 ]

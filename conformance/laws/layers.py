@@ -173,6 +173,17 @@ def _softmax_shift(ops: Ops, data: st.DataObject) -> None:
     same(ops.softmax(logits).sum(axis=1), np.ones(2), "sum", within=9 * ops.unit)
 
 
+def _masked_logits_vanish(ops: Ops, data: st.DataObject) -> None:
+    """-inf beside finite logits has probability 0, and they share as if it were not there."""
+    logits = np.clip(data.draw(d.ordinary(2, 9)), -4, 4)
+    seen = data.draw(st.integers(1, 8))
+    masked = logits.copy()
+    masked[:, seen:] = -np.inf
+    found = ops.softmax(masked)
+    same(found[:, seen:], np.zeros((2, 9 - seen)), "probability of -inf")
+    ops.near(found[:, :seen], ops.softmax(logits[:, :seen]), f"{seen} logits beside -inf")
+
+
 LAWS = [
     Law(6, "norm-of-scaled-row", "norm:formula", ("rms_norm",), _norm_of_scaled),
     Law(7, "norm-is-odd", "norm:mean-is-kept", ("rms_norm",), _norm_is_odd),
@@ -189,6 +200,7 @@ LAWS = [
     Law(38, "silu-and-its-mirror", "act:silu", ("silu",), _silu_and_its_mirror),
     Law(38, "silu-ratio", "act:silu", ("silu",), _silu_slope),
     Law(55, "softmax-shift", "act:softmax", ("softmax",), _softmax_shift),
+    Law(55, "masked-logits-vanish", "act:softmax", ("softmax",), _masked_logits_vanish),
     Law(56, "plain-table-is-geometric", "rope:table", ("yarn_inv_freq",), _plain_is_geometric),
     Law(56, "yarn-bands", "rope:table", ("yarn_inv_freq",), _bands),
     Law(57, "factor-one", "rope:table", ("yarn_inv_freq", "yarn_mscale"), _factor_one),

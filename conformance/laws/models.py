@@ -6,14 +6,17 @@ change, loads both into the engine, and compares. In float32 only: lower precisi
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from conformance.engine import Engine, EngineError, attempt
+from conformance.compare import log_probabilities
+from conformance.engine import Engine, EngineError, NotOffered, attempt
 from conformance.laws import Broken, same
 from conformance.profiles import TINY
 from k2ref.config import write_config
@@ -45,6 +48,8 @@ class Models:
         self.engine = engine
         self.seed = seed
         self.ids_T = np.random.default_rng(seed).integers(0, TINY.vocab_size, T)
+        self.normalised = False
+        """the runner gives log-probabilities: logits are compared up to a constant per token"""
         self.unit = 2.0**-12  # of the largest logit: what four layers of float32 may add up to
 
     def weights(self) -> Weights:
@@ -52,24 +57,49 @@ class Models:
         made = (stored(TINY, tensor, form="f32", seed=self.seed) for tensor in NAMES.values())
         return {name: array.copy() for pairs in made for name, array in pairs}
 
-    def logits(
-        self, weights: Weights, position_T: np.ndarray = NEAR, ids_T: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Load weights into the engine and run it: weights, position_T -> logits_TW float64."""
+    @contextmanager
+    def loaded(self, weights: Weights | None = None) -> Iterator[Any]:
+        """Load weights, unchanged ones if none are given: -> runner, for as long as it is used."""
         with tempfile.TemporaryDirectory(prefix="k2conf-") as folder:
-            write(Path(folder), weights)
+            write(Path(folder), self.weights() if weights is None else weights)
             runner = attempt(self.engine.load, Path(folder))
             if runner is None:
-                raise EngineError("the engine runs no checkpoint")
-            ids_T = self.ids_T if ids_T is None else ids_T
-            found = np.asarray(attempt(runner.forward, ids_T, position_T), np.float64)
-        if found.shape != (len(ids_T), TINY.vocab_size):
-            raise EngineError(f"logits have shape {list(found.shape)}")
-        return found
+                raise NotOffered("the engine runs no checkpoint")
+            self.normalised = bool(getattr(runner, "normalised", False))
+            yield runner
+
+    def logits(
+        self,
+        weights: Weights,
+        position_T: np.ndarray | None = None,
+        ids_T: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Load weights into the engine and run it: weights, position_T -> logits_TW float64.
+
+        Without positions they are 400 apart, or from 0 on where the engine counts them itself.
+        """
+        ids_T = self.ids_T if ids_T is None else ids_T
+        with self.loaded(weights) as runner:
+            if position_T is not None:
+                return ask(runner, ids_T, position_T)
+            try:
+                return ask(runner, ids_T, NEAR[: len(ids_T)])
+            except NotOffered:
+                return ask(runner, ids_T, np.arange(len(ids_T)))
 
     def near(self, found: np.ndarray, wanted: np.ndarray, what: str, units: float = 1) -> None:
         """Hold two sets of logits against each other: found, wanted, what they are."""
+        if self.normalised:
+            found, wanted = log_probabilities(found), log_probabilities(wanted)
         same(found, wanted, what, within=units * self.unit * float(np.abs(wanted).max()))
+
+
+def ask(runner: Any, ids_T: np.ndarray, position_T: np.ndarray, **options: Any) -> np.ndarray:
+    """Run tokens through what an engine loaded: runner, ids_T, position_T -> logits_TW float64."""
+    found = np.asarray(attempt(runner.forward, ids_T, position_T, **options), np.float64)
+    if found.shape != (len(ids_T), TINY.vocab_size):
+        raise EngineError(f"logits have shape {list(found.shape)}")
+    return found
 
 
 def write(folder: Path, weights: Weights) -> None:
@@ -200,8 +230,9 @@ def _every_layer_counts(models: Models) -> None:
 def _gain_is_linear(models: Models) -> None:
     weights = models.weights()
     plain = models.logits(weights)
-    weights["model.norm.weight"] *= 64
-    models.near(models.logits(weights), 64 * plain, "final gain times 64")
+    factor = 8 if models.normalised else 64  # log-probabilities below -87 underflow in float32
+    weights["model.norm.weight"] *= factor
+    models.near(models.logits(weights), factor * plain, f"final gain times {factor}")
 
 
 def _head_rows(models: Models) -> None:
@@ -223,7 +254,7 @@ def _normed_input(models: Models) -> None:
 
 def _prefix(models: Models) -> None:
     weights = models.weights()
-    begun = models.logits(weights, NEAR[:6], models.ids_T[:6])
+    begun = models.logits(weights, ids_T=models.ids_T[:6])
     models.near(begun, models.logits(weights)[:6], "the first 6 tokens alone")
 
 

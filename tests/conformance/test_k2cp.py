@@ -13,6 +13,7 @@ import pytest
 
 from conformance.adapters.k2cp import SubprocessEngine
 from conformance.adapters.messages import flatten, output_names
+from conformance.checks.laws import MODEL_LAWS, check_model_laws
 from conformance.engine import EngineError, NotOffered
 from k2ref import oracle
 from k2ref.oracle import Expert, Int4
@@ -186,3 +187,41 @@ def test_a_wrong_greeting_is_refused(misbehaving, hello: str, message: str) -> N
 def test_a_command_that_does_not_exist_is_named() -> None:
     with pytest.raises(EngineError, match="cannot start no-such-program"):
         SubprocessEngine("no-such-program")
+
+
+CACHING = """
+import json, sys
+from safetensors.numpy import load_file, save_file
+from k2ref import Checkpoint, Model
+caches = {}
+for line in sys.stdin:
+    asked, result = json.loads(line), {}
+    if asked["cmd"] == "hello":
+        result = {"name": "c", "version": "1", "precision": "f32", "ops": [], "forward": True}
+        result["cache"] = CACHE
+    elif asked["cmd"] == "load":
+        model = Model(Checkpoint(asked["directory"]))
+    elif asked["cmd"] == "forward":
+        given = load_file(asked["inputs"])
+        cache = caches.setdefault(asked.get("cache"), model.new_cache())
+        cache = cache if "cache" in asked else None
+        logits_TW = model.forward(given["ids_T"], given["position_T"], cache=cache)
+        save_file({"logits_TW": logits_TW}, asked["outputs"])
+    print(json.dumps({"result": result}), flush=True)
+"""
+
+
+@pytest.mark.parametrize(("offered", "verdict"), [(True, "pass"), (False, "skipped")])
+def test_a_cache_in_another_process_is_continued_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: bool, verdict: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parents[1]))
+    client = tmp_path / "client.py"
+    client.write_text(CACHING.replace("CACHE", str(offered)))
+    engine = SubprocessEngine(f"{sys.executable} {client}")
+    laws = [law for law in MODEL_LAWS if law.number in (43, 44)]
+    try:
+        results = list(check_model_laws(engine, seed=1, laws=laws))
+    finally:
+        engine.close()
+    assert {r.verdict.value for r in results} == {verdict}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import find, given
 
-from conformance.checks.laws import OPERATION_LAWS, Effort, check_law, check_laws
+from conformance.checks.laws import MODEL_LAWS, OPERATION_LAWS, Effort, check_law, check_laws
 from conformance.compare import PRECISIONS
 from conformance.engine import Namespace, NotOffered
 from conformance.laws import Ops, draws
@@ -58,6 +58,8 @@ def test_laws_have_names_of_their_own_and_cite_requirements() -> None:
         ("pairs-are-neighbours", "halfsplit"),
         ("yarn-bands", "bfast32"),
         ("influence-is-a-triangle-absorbed", "mask+1"),
+        ("cache-rows-may-move-expanded", "window"),
+        ("chunks-at-block-edges-absorbed", "decode_mask"),
         ("rows-of-kv-b", "kvb_flat"),
         ("weights-ignore-bias", "bias_w"),
         ("equal-scores", "bias_bf16"),
@@ -69,6 +71,39 @@ def test_a_law_breaks_for_the_bug_it_is_about(name: str, bug: str) -> None:
     engine = engine_with(BUGS[bug], "f32").offered
     effort = Effort(examples=20, shrink=False)
     assert law(name, engine, effort=effort)[0] == "fail"
+
+
+def _first_row_scales(x_TL: Any, packed_MP: Any, scale_MG: Any, **options: Any) -> Any:
+    scale_MG = np.broadcast_to(scale_MG[:1], scale_MG.shape)
+    return oracle.int4_linear(x_TL, packed_MP, scale_MG, **options)
+
+
+def _finite_mask(logits: Any) -> Any:
+    return oracle.softmax(np.maximum(logits, -10))
+
+
+@pytest.mark.parametrize(
+    ("name", "planted"),
+    [
+        ("row-shards-join", {"int4_linear": _first_row_scales}),
+        ("masked-logits-vanish", {"softmax": _finite_mask}),
+    ],
+)
+def test_a_law_breaks_for_a_planted_bug(name: str, planted: dict[str, Any]) -> None:
+    assert law(name, SimpleNamespace(**planted), effort=Effort(20, shrink=False))[0] == "fail"
+
+
+def test_the_laws_are_those_of_the_design() -> None:
+    """1 to 59 and 65 concern numbers; the others are the chat's."""
+    within = {
+        16: "influence-is-a-triangle-absorbed",
+        17: "influence-is-a-triangle-absorbed",
+        18: "influence-is-a-triangle-absorbed",
+        59: "greedy-is-own-best",  # with speculation switched on: it is the engine's own matter
+    }
+    laws = (*OPERATION_LAWS, *MODEL_LAWS)
+    assert set(within.values()) <= {x.name for x in laws}
+    assert {x.number for x in laws} | set(within) == {*range(1, 60), 65}
 
 
 def test_a_broken_law_shows_a_small_input_and_an_engine_that_raises_is_errored() -> None:

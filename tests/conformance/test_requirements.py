@@ -5,9 +5,8 @@ from pathlib import Path
 
 from conformance.cases import all_cases
 from conformance.checks.generation import REQUIREMENTS
-from conformance.checks.laws import OPERATION_LAWS
+from conformance.checks.laws import MODEL_LAWS, OPERATION_LAWS
 from conformance.checks.model import LAYER_REQUIREMENTS
-from conformance.laws import models
 from conformance.mutants import BUGS
 from conformance.profiles import build_tiny, prompts
 from conformance.spec import LEVELS, requirements, scored
@@ -19,7 +18,7 @@ NUMERIC = LEVELS[:6]
 def checked(tmp_path: Path) -> set[str]:
     """List the requirements that some check speaks of."""
     cited = {c.requirement for c in all_cases(0)} | {law.requirement for law in OPERATION_LAWS}
-    cited |= {law.requirement for law in models.LAWS} | set(REQUIREMENTS) | {"model:routing"}
+    cited |= {law.requirement for law in MODEL_LAWS} | set(REQUIREMENTS) | {"model:routing"}
     cited |= {f"layer:{name}" for name in LAYER_REQUIREMENTS}
     return cited | {p.requirement for p in prompts(build_tiny(tmp_path, seed=0), 0)}
 
