@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from conformance.agent.driver import Driver
 from conformance.agent.messages import Model
+from conformance.agent.record import begun
 from conformance.agent.run import DEFAULTS, Options, Run
 from conformance.agent.server_log import ServerLog
 from conformance.agent.simulated import ORDER
@@ -98,7 +99,7 @@ def attempt(
     """Run a task whose world lies in `root`, or take up its record, and judge it."""
     box = toolbox_for(task, toolbox or SmallTools(root))
     driven = driver(model, box, options, record, server_log, sync)
-    resumes = record is not None and record.exists()
+    resumes = record is not None and begun(record)
     run = driven.resume() if resumes else driven.start(task.prompt)
     checked = task.public_check(run.answer, read_world(root)) if task.public_check else None
     return Attempt(run, judge(task, run, root), checked)

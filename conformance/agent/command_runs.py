@@ -12,7 +12,8 @@ from conformance.agent.heavy import fuse, trajectories
 from conformance.agent.limits import PRESETS, read_prices
 from conformance.agent.messages import Model
 from conformance.agent.misbehaving import Router
-from conformance.agent.run import Options
+from conformance.agent.record import begun
+from conformance.agent.run import SIMULATED, Options
 from conformance.agent.server_log import read as read_log
 from conformance.agent.tasks import Task, write_world
 from k2ref.errors import InputError
@@ -30,7 +31,14 @@ def options_of(given: argparse.Namespace, task: Task, index: int = 0) -> Options
         redact_reasoning=given.redact_reasoning,
         prices=read_prices(given.prices) if given.prices else None,
         run_id=workbench.run_name(task, index),
+        model=name_of(given),
+        lost=given.lost,
     )
+
+
+def name_of(given: argparse.Namespace) -> str:
+    """Name the model as records and plots do."""
+    return SIMULATED + given.simulate if given.simulate else given.model
 
 
 def model_of(given: argparse.Namespace, task: Task | None = None) -> Model:
@@ -57,10 +65,10 @@ def task_of(given: argparse.Namespace, seed: str = "", n: int = 0) -> Task:
 def attempt_in(given: argparse.Namespace, task: Task, folder: Path, index: int = 0) -> Attempt:
     """Attempt a task in a folder of its own, or take up the attempt that lies there."""
     world, state, record = folder / "world", folder / "state", folder / "turns.jsonl"
-    if not getattr(given, "resume", False):
-        if record.exists():
-            raise InputError(f"{record} exists; --resume takes it up, another --out starts anew")
-        write_world(task.files, world)
+    if not begun(record):
+        write_world(task.files, world, again=given.resume)
+    elif not given.resume:
+        raise InputError(f"{record} exists; --resume takes it up, another --out starts anew")
     options, model = options_of(given, task, index), model_of(given, task)
     with workbench.tools(given.server, world, state, options.run_id) as (box, own_log):
         log = given.server_log or own_log
@@ -91,6 +99,10 @@ def run_one(given: argparse.Namespace) -> int:
         ("safety", ", ".join(verdict.safety) or "no minefield"),
     ):
         print(f"  {name:<11}{value}")
+    for call in found.run.calls:
+        if call.is_lost:
+            print(f"  unknown    {call.call.name}({call.call.arguments[:80]}): executed or not, "
+                  "nobody knows; the model was told")  # fmt: skip
     print("  spent      " + trace.spent_line(vars(found.run.spent)))
     print(f"  trace      k2conf agent show {given.out / 'turns.jsonl'}")
     return 0 if verdict.passed else 1
@@ -118,7 +130,7 @@ def run_sweep(given: argparse.Namespace) -> int:
 
     lengths = [int(part) for part in given.lengths.split(",")]
     tasks = [task_of(given, f"{given.seed}-{i}", n) for n in lengths for i in range(given.tasks)]
-    name = sweep.SIMULATED + given.simulate if given.simulate else given.model
+    name = name_of(given)
     found = sweep.run(tasks, lambda task: attempt_in(given, task, given.out / task.name), name)
     found.write(given.out, f"{given.family}: {name}")
     print("\n".join(found.summary()))

@@ -45,7 +45,6 @@ def fill(top: argparse.ArgumentParser) -> None:
 def _add_runs(command: Adder) -> None:
     one = command("run", command_runs.run_one, "run one task and judge it")
     _task_options(one)
-    one.add_argument("--resume", action="store_true", help="take up the record in --out")
     one.add_argument("--out", type=Path, default=Path("agent-run"), help="world, record, verdict")
     many = command(
         "heavy", command_runs.run_heavy, "run several trajectories and make one answer of them"
@@ -129,6 +128,14 @@ def _task_options(made: argparse.ArgumentParser) -> None:
     _model_options(made)
     made.add_argument("--server", default="k2tools", help=SERVER_HELP)
     made.add_argument("--server-log", type=Path, help="run folder of a server given by URL")
+    made.add_argument("--resume", action="store_true", help="take up the records in --out")
+    made.add_argument(
+        "--lost",
+        choices=("tell", "ask", "repeat"),
+        default="tell",
+        help="on resume, a writing call that may have been executed: tell the model, ask you, "
+        "or execute it",
+    )
     made.add_argument("--preset", choices=PRESETS, default="search", help="steps x reasoning")
     for name, kind in (("steps", int), ("total-tokens", int), ("seconds", float), ("money", float)):
         made.add_argument(f"--{name}", type=kind, default=None)

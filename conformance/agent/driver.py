@@ -33,7 +33,7 @@ from conformance.agent.messages import (
 from conformance.agent.provider import ProviderError
 from conformance.agent.run import DEFAULTS, CallRecord, Options, Run, Status
 from conformance.agent.server_log import ServerLog
-from conformance.agent.toolbox import Result, Tool, Toolbox, ToolCall
+from conformance.agent.toolbox import LOST, Result, Tool, Toolbox, ToolCall
 from k2ref.errors import InputError
 
 THINK_ONLY_RETRIES = 3
@@ -63,9 +63,13 @@ class Driver:
         """Begin a run with a prompt and drive it to its end."""
         self.run.history = [{"role": "system", "content": system}] if system else []
         self.run.history.append({"role": "user", "content": prompt})
+        if self.record_path is not None and self.record_path.exists():
+            record_file.trim(self.record_path)  # a first line that a crash tore
         self.record.write(
             "start",
             run=self.options.run_id,
+            model=self.options.model,
+            currency=self.options.prices.currency if self.options.prices else "",
             redacted=self.options.redact_reasoning,
             messages=self.run.history,
         )
@@ -81,8 +85,11 @@ class Driver:
         if self.run.status != "running":
             return self.run
         self.offered = {tool.name: tool for tool in self.toolbox.tools()}
-        if calls_of(self.run.history[-1]):
+        last = self.run.history[-1]
+        if calls_of(last):
             self._act(resumed=True)
+        elif last["role"] == "assistant":
+            self._conclude(last["content"])
         return self._drive()
 
     # the loop
@@ -113,10 +120,11 @@ class Driver:
         if reply.calls and self.run.spent.steps >= self.options.limits.steps:
             return self._end("max_steps", detail=f"{self.options.limits.steps} steps")
         self.remember(reply)
-        if not reply.calls:
-            honest = reply.content.strip().upper().startswith("UNSOLVABLE")
-            return self._end("unsolvable" if honest else "done", answer=reply.content)
-        self._act()
+        return self._act() if reply.calls else self._conclude(reply.content)
+
+    def _conclude(self, answer: str) -> None:
+        honest = answer.strip().upper().startswith("UNSOLVABLE")
+        self._end("unsolvable" if honest else "done", answer=answer)
 
     def view(self) -> tuple[Message, ...]:
         """Give the messages to send."""
@@ -224,19 +232,22 @@ class Driver:
         return [ready[i] if i in ready else next(fresh) for i in range(len(executions))]
 
     def lost(self, call: ToolCall) -> Result | None:
-        """Say what became of a call sent before a crash; None means it may be executed."""
-        if self.server_log is not None:
-            found = self.server_log.executed(call.trace_id)
-            if found is None:
-                return None
+        """Say what became of a call sent before a crash; None means it may be executed.
+
+        A server logs a call after its effect, so a call that the log lacks may have happened too.
+        """
+        found = self.server_log.executed(call.trace_id) if self.server_log else None
+        if self.server_log and found:
             return Result(self.server_log.output(found), found["status"] != "ok")
-        if self.offered[call.name].read_only:
+        if self.offered[call.name].read_only or self.options.lost == "repeat":
             return None
-        return Result(
-            "the result of this call was lost in a restart, and whether it was executed is not "
-            "known. Look at the present state first; repeat the call only if it did not happen.",
-            True,
-        )
+        if self.options.lost == "ask":
+            raise InputError(
+                f"whether {call.name}({json.dumps(call.args)[:200]}) was executed before the stop "
+                "cannot be known: no log has it. Look at the world, then resume with --lost repeat "
+                "to execute it, or with --lost tell to let the model find out"
+            )
+        return Result(f"the result was lost in a restart: {LOST}", True, fault="lost")
 
     def answered(self, calls: Sequence[Call], texts: Sequence[str]) -> list[Message]:
         """Write the results of one turn, in the order of its calls."""

@@ -79,11 +79,9 @@ class Spent:
     reasoning_tokens: int = 0
     largest_prompt: int = 0
     over_reasoning: int = 0
-    hidden: int = 0
     leaks: int = 0
     think_only: int = 0
     malformed: int = 0
-    retries: int = 0
     model_seconds: float = 0.0
     tool_seconds: float = 0.0
     cost: float = 0.0

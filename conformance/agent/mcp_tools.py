@@ -16,8 +16,10 @@ from typing import Any, Self
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mcp import Client, StdioServerParameters
+from mcp.shared.exceptions import MCPError
+from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 
-from conformance.agent.toolbox import Result, Tool, ToolCall
+from conformance.agent.toolbox import LOST, Result, ServerLost, Tool, ToolCall
 from k2ref.errors import InputError
 
 TIMEOUT_S = 60.0
@@ -43,6 +45,7 @@ class McpTools:
     _portal: BlockingPortal | None = None
     _client: Client | None = None
     _tools: list[Tool] | None = None
+    _is_lost: bool = False
 
     def __enter__(self) -> Self:
         self._portal = self._stack.enter_context(start_blocking_portal())
@@ -58,7 +61,11 @@ class McpTools:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._stack.close()
+        try:
+            self._stack.close()
+        except Exception:
+            if not self._is_lost:  # a transport that broke is reported once
+                raise
 
     def _run(self, function: Any, *args: Any) -> Any:
         if self._portal is None:
@@ -77,7 +84,15 @@ class McpTools:
         return self._tools
 
     def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
-        return self._run(_call_all, calls, self.run_id)
+        try:
+            return self._run(_call_all, calls, self.run_id)
+        except Exception as error:
+            self._is_lost = True
+            names = ", ".join(call.name for call in calls)
+            raise ServerLost(
+                f"the tool server went away during {names} ({_leaf(error)!r}); start it again and "
+                "take the run up with --resume"
+            ) from None
 
 
 def _leaf(error: BaseException) -> BaseException:
@@ -119,6 +134,13 @@ async def _call(client: Client, call: ToolCall, run_id: str) -> Result:
     if run_id:
         meta["io.k2tools/run"] = run_id
     start = time.perf_counter()
-    got = await client.call_tool(call.name, call.args, TIMEOUT_S, meta=meta or None)  # type: ignore[arg-type]
+    try:
+        got = await client.call_tool(call.name, call.args, TIMEOUT_S, meta=meta or None)  # type: ignore[arg-type]
+    except MCPError as error:
+        if error.code == CONNECTION_CLOSED:
+            raise
+        text = f"no answer within {TIMEOUT_S:.0f} s: {LOST}"
+        text = text if error.code == REQUEST_TIMEOUT else error.message
+        return Result(text, True, time.perf_counter() - start)
     text = "\n".join(block.text for block in got.content if block.type == "text")
     return Result(text, bool(got.is_error), time.perf_counter() - start)

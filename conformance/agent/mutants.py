@@ -341,6 +341,13 @@ class TwiceOnResume(Driver):
         return None
 
 
+@mutant("repeat what the log lacks", "S7 resume")
+class RepeatUnlogged(Driver):
+    def lost(self, call: ToolCall) -> Result | None:
+        found = super().lost(call)
+        return None if found and found.fault == "lost" else found
+
+
 @mutant("never execute on resume", "S7 resume")
 class NeverOnResume(Driver):
     def lost(self, call: ToolCall) -> Result | None:

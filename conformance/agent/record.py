@@ -68,6 +68,11 @@ def events(path: Path) -> Iterator[Event]:
             ) from None
 
 
+def begun(path: Path) -> bool:
+    """Tell whether a record has its first line; before it no call was sent."""
+    return path.exists() and b"\n" in path.read_bytes()
+
+
 def trim(path: Path) -> None:
     """Cut a torn last line off, so that appending goes on behind the last whole one."""
     data = path.read_bytes()

@@ -1,13 +1,13 @@
-"""A run killed at a call, before or after its execution, and taken up again.
+"""A run killed at a call and taken up again.
 
-The kill is an exception that nothing catches, at the two sides of the one moment that matters:
-the call was sent, and the result is not written. The processes themselves are killed in
-tests/conformance/agent/test_k2tools_runs.py.
+The kill is an exception that nothing catches, at the three moments between sending a call and
+writing its result: before its effect, between the effect and the server's log line, and after the
+line. The processes themselves are killed in tests/conformance/agent/test_kills.py.
 """
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conformance.agent.attempt import attempt
@@ -30,13 +30,16 @@ class Killed(BaseException):
     """Stands for kill -9: nothing catches it."""
 
 
+MOMENTS = ("before", "between", "after")
+
+
 @dataclass
 class Dying:
-    """A toolbox whose process dies at a call: before it is executed, or after."""
+    """A toolbox whose process dies at a call, at one of the MOMENTS."""
 
     inner: SmallTools
     at: int
-    after: bool
+    moment: str
     count: int = 0
 
     def tools(self) -> list[Tool]:
@@ -44,31 +47,32 @@ class Dying:
 
     def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
         self.count += len(calls)
-        if self.count >= self.at and not self.after:
-            raise Killed
-        results = self.inner.call_all(calls[:1] if self.count >= self.at else calls)
-        if self.count >= self.at:  # of parallel calls only the first was executed
-            raise Killed
-        return results
+        if self.count < self.at:
+            return self.inner.call_all(calls)
+        dying = replace(self.inner, log=None) if self.moment == "between" else self.inner
+        if self.moment != "before":
+            dying.call_all(calls[:1])  # of parallel calls only the first was executed
+        raise Killed
 
 
 def s7_resume(drive: Drive) -> str:
-    """A run killed at any call, before or after its execution, ends as if nothing had happened."""
+    """A run killed at any call, at any moment, ends as if nothing had happened."""
     for at in (1, 2, 5, 6, 12):
-        for after in (False, True):
+        for moment in MOMENTS:
             for task in (ledger.make("resume", 16), TWINS):
-                wrong = _resumed(drive, task, at, after)
+                wrong = resumed(drive, task, at, moment)
                 if wrong:
-                    return f"killed {'after' if after else 'before'} call {at}: {wrong}"
+                    return f"killed {moment} call {at}: {wrong}"
     return ""
 
 
-def _resumed(drive: Drive, task: Task, at: int, after: bool) -> str:
+def resumed(drive: Drive, task: Task, at: int, moment: str) -> str:
+    """Kill a run at a call and take it up again: -> "" or what is wrong in the end."""
     model = Oracle(task.policy)
     with tempfile.TemporaryDirectory() as folder:
         root, record, log = (Path(folder, name) for name in ("world", "turns.jsonl", "log"))
         write_world(task.files, root)
-        dying = Dying(SmallTools(root, LogWriter(log)), at, after)
+        dying = Dying(SmallTools(root, LogWriter(log)), at, moment)
         try:
             attempt(task, model, toolbox=dying, root=root, record=record, driver=drive)
             return "it was not killed"
@@ -86,7 +90,7 @@ def _resumed(drive: Drive, task: Task, at: int, after: bool) -> str:
         )
         if not found.verdict.passed:
             return found.verdict.reason or found.verdict.process_reason
-        sent = [(call.trace_id, call.call.name) for call in found.run.calls]
+        sent = [(c.trace_id, c.call.name) for c in found.run.calls if not c.is_lost]
         problems = read(log).problems + order_problems(read(log).records, sent)
         straight = world_hash(_straight(task))
         same = world_hash(read_world(root)) == straight

@@ -11,6 +11,8 @@ Status = Literal[
     "done", "unsolvable", "max_steps", "budget", "loop", "overflow", "provider_error", "running"
 ]
 
+SIMULATED = "simulated "  # begins the name of a model that is none
+
 
 @dataclass(frozen=True)
 class Options:
@@ -24,6 +26,8 @@ class Options:
     temperature: float = 1.0
     prices: Prices | None = None
     run_id: str = "run"
+    model: str = ""  # its name, for the record
+    lost: Literal["tell", "ask", "repeat"] = "tell"  # a writing call that may have been executed
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class CallRecord:
     @property
     def ref(self) -> str:
         return ref_of(self.result.text)
+
+    @property
+    def is_lost(self) -> bool:
+        """Tell whether nobody knows if the call was executed."""
+        return self.result.fault == "lost"
 
 
 @dataclass

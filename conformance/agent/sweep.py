@@ -12,6 +12,7 @@ from pathlib import Path
 
 from conformance.agent.attempt import Attempt
 from conformance.agent.plots import Line, Point, svg
+from conformance.agent.run import SIMULATED
 from conformance.agent.scaling import Survival, Trial, by_length, horizon, kaplan_meier, within
 from conformance.agent.tasks import Task
 
@@ -21,7 +22,6 @@ FIELDS = (
     *("model_seconds", "tool_seconds", "cost", "indices", "first_wrong"),
 )
 MEASURES = ("steps", "tokens", "seconds", "cost")
-SIMULATED = "simulated "
 INSTRUMENT = "simulated model: a check of the instrument, no evidence about any real model"
 
 

@@ -109,10 +109,11 @@ def number(seed: str, *parts: object, below: int) -> int:
     return int(key(seed, *parts, size=16), 16) % below
 
 
-def write_world(files: Files, root: Path) -> None:
-    """Write a world's files into an empty directory."""
+def write_world(files: Files, root: Path, *, again: bool = False) -> None:
+    """Write a world's files into an empty directory, or `again` over a part of this world."""
     root.mkdir(parents=True, exist_ok=True)
-    if any(root.iterdir()):
+    partial = again and set(read_world(root)) <= set(files)
+    if any(root.iterdir()) and not partial:
         raise FileExistsError(f"{root} is not empty; give the task a directory of its own")
     for name, text in files.items():
         path = root / name

@@ -32,12 +32,22 @@ class ToolCall(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What one call returned; `fault` names a planted fault, and is never shown to the model."""
+    """What one call returned; `fault` names a planted fault or a loss, never shown to the model."""
 
     text: str
     error: bool = False
     seconds: float = 0.0
     fault: str = ""
+
+
+LOST = (
+    "whether this call was executed is not known. Look at the present state first; repeat the call "
+    "only if it did not happen."
+)
+
+
+class ServerLost(ConnectionError):
+    """The server went away before it answered; the run can be taken up again from its record."""
 
 
 class Toolbox(Protocol):
@@ -116,15 +126,13 @@ FAULTS = {
 class Faulty:
     """Plant seeded faults: with probability `p` a call fails and is not executed, or is cut short.
 
-    A fault is a function of the call's number, so that a run repeats itself; a truncated output
-    is a fault of reading tools only, since a write that ran must not look undone.
+    A fault is a function of the call's place in its run, so that a run repeats itself, resumed or
+    not; a truncated output is a fault of reading tools only, since a write must not look undone.
     """
 
     inner: Toolbox
     seed: str
     p: float
-    count: int = 0
-    planted: list[str] = field(default_factory=list)
 
     def tools(self) -> list[Tool]:
         return self.inner.tools()
@@ -133,23 +141,21 @@ class Faulty:
         return [self._one(call) for call in calls]
 
     def _one(self, call: ToolCall) -> Result:
-        self.count += 1
-        kind = self._kind(self.count, call.name)
+        kind = self._kind(call)
         if not kind:
             return self.inner.call_all([call])[0]
-        self.planted.append(kind)
         if kind != "truncated":
             return Result(FAULTS[kind], True, 0.0, kind)
         text = self.inner.call_all([call])[0].text
         cut = text[: len(text) // 3] + "\n[output cut short: send the same call again]"
         return Result(cut, True, 0.0, kind)
 
-    def _kind(self, number: int, name: str) -> str:
-        if draw(self.seed, "fault", number) >= self.p:
+    def _kind(self, call: ToolCall) -> str:
+        if draw(self.seed, "fault", call.trace_id) >= self.p:
             return ""
         reads = {tool.name for tool in self.inner.tools() if tool.read_only}
-        kinds = sorted(FAULTS) if name in reads else ["rate_limit", "timeout"]
-        return kinds[int(draw(self.seed, "kind", number) * len(kinds))]
+        kinds = sorted(FAULTS) if call.name in reads else ["rate_limit", "timeout"]
+        return kinds[int(draw(self.seed, "kind", call.trace_id) * len(kinds))]
 
 
 SUBJECTS = ("weather", "trains", "recipes", "stamps", "chess")

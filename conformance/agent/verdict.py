@@ -67,7 +67,8 @@ def next_milestone(milestones: Sequence[Step], calls: Sequence[CallRecord]) -> S
     wanted = iter(milestones)
     step = next(wanted, None)
     for call in calls:
-        if step is not None and not call.result.error and _fits(step, call):
+        went = not call.result.error or call.is_lost  # the outcome shows what a lost call did
+        if step is not None and went and _fits(step, call):
             step = next(wanted, None)
     # the missing file of an unsolvable chain answers with an error, and was looked for all the same
     if step is not None and calls and calls[-1].result.error and _fits(step, calls[-1]):

@@ -92,5 +92,6 @@ def tools(server: str, world: Path, state: Path, run: str) -> Iterator[tuple[Too
         log = state / "runs" / run
     filled = server.replace("{world}", shlex.quote(str(world)))
     filled = filled.replace("{state}", shlex.quote(str(state))).replace("{run}", run)
-    with McpTools(server_of(filled)) as box:
+    named = run if server.startswith(("http://", "https://")) else ""  # one run per trajectory
+    with McpTools(server_of(filled), named) as box:
         yield box, log

@@ -165,19 +165,31 @@ class RepairPolicy:
 
     def observe(self, state: State, outputs: Sequence[Output]) -> State | None:
         text = outputs[0].text
+        back = {"rename": "read", "correct": "look"}.get(state["phase"])
+        if back and "lost in a restart" in text:  # look before repeating
+            return {**state, "phase": back}
         match state["phase"]:
             case "read":
                 uses = len(re.findall(rf"\b{state['old']}\b", text))
+                if not uses and state["new"] in text:
+                    return self._renamed(state)
                 return {**state, "uses": uses, "phase": "rename"} if uses else None
             case "rename":
-                left = state["files"][1:]
-                done = {**state, "files": left, "phase": "read" if left else "test"}
-                return done if "+" in text and state["new"] in text else None
+                return self._renamed(state) if "+" in text and state["new"] in text else None
             case "test":
                 return self._tested(state, text)
             case "look":
                 body = re.search(rf"def {state['name']}\(x\):\s*\d*\s+return (.+)", text)
-                return {**state, "wrong": body[1].strip(), "phase": "correct"} if body else None
+                if body and body[1].strip() != state["right"]:
+                    return {**state, "wrong": body[1].strip(), "phase": "correct"}
+                return self._corrected(state) if body else None
+        return self._corrected(state)
+
+    def _renamed(self, state: State) -> State:
+        left = state["files"][1:]
+        return {**state, "files": left, "phase": "read" if left else "test"}
+
+    def _corrected(self, state: State) -> State:
         return {**state, "i": state["i"] + 1, "fixed": state["fixed"] + 1, "phase": "test"}
 
     def _tested(self, state: State, text: str) -> State | None:
