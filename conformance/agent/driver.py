@@ -234,10 +234,11 @@ class Driver:
     def lost(self, call: ToolCall) -> Result | None:
         """Say what became of a call sent before a crash; None means it may be executed.
 
-        A server logs a call after its effect, so a call that the log lacks may have happened too.
+        A server logs a call after its effect, so a call that the log lacks, or has as cancelled,
+        may have happened too.
         """
         found = self.server_log.executed(call.trace_id) if self.server_log else None
-        if self.server_log and found:
+        if self.server_log and found and found["status"] != "cancelled":
             return Result(self.server_log.output(found), found["status"] != "ok")
         if self.offered[call.name].read_only or self.options.lost == "repeat":
             return None

@@ -15,8 +15,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-SERVER = ("before", "between", "torn", "logged")
-DRIVER = ("unrecorded", "unsent", "received", "torn", "recorded")
+SERVER = ("before", "between", "torn log", "logged")
+DRIVER = ("unrecorded", "unsent", "received", "torn record", "recorded")
 
 
 def die() -> None:
@@ -58,7 +58,7 @@ def break_server(moment: str, nth: Nth) -> None:
     def at_log(log: runlog.RunLog, record: runlog.Record, body: str) -> None:
         if record.tool != "edit_file" or not nth():
             return
-        if moment == "torn":
+        if moment == "torn log":
             os.write(log._fd, b'{"args":{"path":')
         die()
 
@@ -91,10 +91,10 @@ def break_driver(moment: str, nth: Nth) -> None:
             return
         if kind == "turn" and moment == "unrecorded":
             die()
-        if kind == "results" and moment == "torn" and record._file is not None:
+        if kind == "results" and moment == "torn record" and record._file is not None:
             record._file.write('{"kind": "results", "res')
             record._file.flush()
-        if kind == "results" and moment in ("received", "torn"):
+        if kind == "results" and moment in ("received", "torn record"):
             die()
 
     def at_written(record: Record, kind: str, **event: Any) -> None:

@@ -16,11 +16,13 @@ from conformance.agent.leaks import recovered
 from conformance.agent.limits import PRESETS, Limits, Prices, read_prices, reminder
 from conformance.agent.messages import Call, Message, Reply, Request, Usage, assistant_message
 from conformance.agent.misbehaving import Leaky, Looper, ThinkOnly
+from conformance.agent.record import events
 from conformance.agent.run import Options
+from conformance.agent.server_log import LogWriter, ServerLog
 from conformance.agent.simulated import Oracle
 from conformance.agent.smalltools import SmallTools
 from conformance.agent.tasks import write_world
-from conformance.agent.toolbox import Approved, Only, ref_of
+from conformance.agent.toolbox import Approved, Only, ToolCall, ref_of
 from k2ref.errors import InputError
 
 
@@ -217,6 +219,43 @@ def test_without_a_server_log_a_writing_call_is_not_repeated_blindly(tmp_path: P
     from conformance.agent.tasks import read_world
 
     assert task.outcome(run.answer, read_world(tmp_path / "world")).solved
+
+
+def test_a_cancelled_call_may_have_been_executed(tmp_path: Path) -> None:
+    """A server that is stopped logs its running calls as cancelled, whatever they have done."""
+    box = SmallTools(tmp_path, LogWriter(tmp_path / "log"))
+    driver = Driver(lambda request: Reply("done"), box)
+    driver.offered = {tool.name: tool for tool in box.tools()}
+    edit, read = (ToolCall(name, {}, "t" * 32) for name in ("edit_file", "read_file"))
+    record = {"trace_id": "t" * 32, "status": "cancelled", "ref": "r1", "out_sha": ""}
+    driver.server_log = ServerLog(tmp_path, [record])
+    found = driver.lost(edit)
+    assert found is not None
+    assert found.fault == "lost"
+    assert driver.lost(read) is None
+
+
+def test_a_run_killed_after_its_answer_ends_with_that_answer(tmp_path: Path) -> None:
+    task = chase.make("answered", 10)
+    record = tmp_path / "turns.jsonl"
+    quick(task, Oracle(task.policy), record=record)
+    lines = record.read_bytes().splitlines(keepends=True)
+    record.write_bytes(b"".join(lines[:-1]))  # all but the end
+
+    def never(request: Request) -> Reply:
+        raise AssertionError("the model was asked again")
+
+    box = Only(SmallTools(tmp_path), task.tools)
+    run = Driver(never, box, record_path=record).resume()
+    assert (run.status, run.answer) == ("done", task.answer)
+
+
+def test_a_run_killed_at_its_first_line_begins_anew(tmp_path: Path) -> None:
+    task = chase.make("first", 10)
+    record = tmp_path / "turns.jsonl"
+    record.write_text('{"kind": "sta')
+    assert quick(task, Oracle(task.policy), record=record).verdict.passed
+    assert [event["kind"] for event in events(record)][:2] == ["start", "turn"]
 
 
 def test_a_finished_run_is_not_driven_again(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ import pytest
 from conformance.agent import mutants
 from conformance.agent.driver import Driver
 from conformance.agent.driver_checks import CHECKS
+from conformance.agent.families import ledger, repair
 from conformance.agent.mutants import MUTANTS, Mutant, kill_table
+from conformance.agent.resume_checks import MOMENTS, resumed
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -27,3 +29,10 @@ def test_a_mutant_that_is_none_would_show_as_a_survivor(monkeypatch: pytest.Monk
     rows = [MUTANTS[0], Mutant("no change at all", "C2 answers", Driver, "")]
     monkeypatch.setattr(mutants, "MUTANTS", rows)
     assert [row.killed for row in kill_table()] == [True, False]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_survives_a_kill_at_every_call(moment: str) -> None:
+    for task, calls in ((ledger.make("every", 16), 16), (repair.make("every", 18), 18)):
+        for at in range(1, calls + 1):
+            assert resumed(Driver, task, at, moment) == "", f"{task.family} {moment} call {at}"

@@ -5,6 +5,8 @@ nobody can know whether a call was executed, the run must say so.
 """
 
 import fcntl
+import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from conformance.agent.families import make
-from conformance.agent.families.ledger import entries
 from conformance.agent.server_log import read
 from conformance.agent.workbench import run_name
 from tests.conformance.agent.killed import DRIVER, SERVER
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 KILLED = Path(__file__).parent / "killed.py"
 N, AT = 16, 3
 WAIT_S = 120.0
-UNKNOWN = {"before", "between", "torn", "unsent"}  # the server's log lacks the call
+UNKNOWN = {"before", "between", "torn log", "unsent"}  # the server's log lacks the call
 
 
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:
@@ -41,6 +42,10 @@ def driving(out: Path, *more: str, dying: str = "") -> list[str]:
 def serving(world: str, state: str, *more: str, dying: str = "") -> list[str]:
     start = [str(KILLED), dying, str(AT), "server"] if dying else ["-m", "k2tools"]
     return [sys.executable, *start, "serve", world, "--state", state, *more]
+
+
+def log_of(out: Path) -> Path:
+    return out / "state" / "runs" / run_name(make("ledger", "1", N))
 
 
 @contextmanager
@@ -75,10 +80,63 @@ def check(done: subprocess.CompletedProcess[str], moment: str, out: Path) -> Non
     """The run passed, each entry stands once in the tree and at most once in the log."""
     assert "PASS (done)" in done.stdout, done.stdout + done.stderr
     assert ("unknown    edit_file" in done.stdout) == (moment in UNKNOWN)
-    task = make("ledger", "1", N)
-    records = read(out / "state" / "runs" / run_name(task))
-    assert records.problems == []
-    edits = [str(r["args"]["edits"]) for r in records.records if r["tool"] == "edit_file"]
-    made = entries("1", N // 2)
-    missing = moment in ("between", "torn") and len(SERVER) > 0
-    assert len(edits) == len(set(edits)) == len(made) - missing
+    log = read(log_of(out))
+    assert log.problems == []
+    edits = [str(r["args"]["edits"]) for r in log.records if r["tool"] == "edit_file"]
+    assert len(edits) == len(set(edits))
+
+
+@pytest.mark.parametrize(
+    ("moment", "transport"),
+    [*((moment, "stdio") for moment in SERVER), ("between", "http"), ("logged", "http")],
+)
+@pytest.mark.slow
+def test_a_run_survives_its_server(moment: str, transport: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    if transport == "stdio":
+        words = serving("{world}", "{state}", "--run", "{run}", dying=moment)
+        stopped = run(driving(out, "--server", shlex.join(words)))
+        done = run(driving(out, "--resume"))
+    else:
+        with http_server(out, moment) as url:
+            stopped = run(driving(out, "--server", url))
+        with http_server(out) as url:
+            done = run(driving(out, "--server", url, "--server-log", str(log_of(out)), "--resume"))
+    assert stopped.returncode == 2
+    assert "the tool server went away during edit_file" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    check(done, moment, out)
+
+
+@pytest.mark.parametrize(
+    ("moment", "transport"),
+    [*((moment, "stdio") for moment in DRIVER), ("unsent", "http"), ("received", "http")],
+)
+@pytest.mark.slow
+def test_a_run_survives_its_driver_at_every_line(
+    moment: str, transport: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    if transport == "stdio":
+        stopped = run(driving(out, dying=moment))
+        let_go(log_of(out))
+        done = run(driving(out, "--resume"))
+    else:
+        with http_server(out) as url:
+            stopped = run(driving(out, "--server", url, dying=moment))
+            done = run(driving(out, "--server", url, "--server-log", str(log_of(out)), "--resume"))
+    assert stopped.returncode == -signal.SIGKILL, stopped.stderr
+    check(done, moment, out)
+
+
+def test_the_operator_is_asked_where_nobody_can_know(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(driving(out, dying="unsent"))
+    let_go(log_of(out))
+    asked = run(driving(out, "--resume", "--lost", "ask"))
+    assert asked.returncode == 2
+    assert "whether edit_file(" in asked.stderr
+    assert "--lost repeat to execute it, or with --lost tell" in asked.stderr
+    let_go(log_of(out))
+    done = run(driving(out, "--resume", "--lost", "repeat"))  # it was not sent, as we know here
+    check(done, "", out)
