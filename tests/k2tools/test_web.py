@@ -1,7 +1,7 @@
 """Providers, pages and their ids through the real server; no test needs a network.
 
-The cassettes hold requests and answers in the form that the providers document; they were written
-from that documentation, not recorded from a live account.
+Each cassette says where its answer comes from; `test_provider_clients.py` holds them against the
+providers' own clients.
 """
 
 import json
