@@ -1,6 +1,7 @@
 """From bytes to a document: plain text here, HTML and PDF in a process that can be killed."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -65,14 +66,17 @@ class Extractor:
     def __init__(self, timeout_s: float, fallback_encoding: str = "cp1252") -> None:
         self._timeout_s, self._fallback = timeout_s, fallback_encoding
         self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
 
     def __call__(self, kind: str, data: bytes, *, url: str = "", charset: str = "") -> Extracted:
         """Read a document: "text", "html" or "pdf", its bytes -> Extracted, or ToolError."""
         if kind == "text":
             return plain(data, charset if known(charset) else self._fallback)
         request = {"kind": kind, "size": len(data), "url": url, "charset": charset}
+        request["limit_s"] = math.ceil(self._timeout_s) + 1
         with self._lock:
+            if self._closed:
+                raise ToolError("the server is stopping")
             answer = self._ask(request, data)
         if "missing" in answer:
             raise ToolError(
@@ -122,6 +126,10 @@ class Extractor:
             self._process = None
 
     def close(self) -> None:
+        """Break off what is being read; nothing is started any more."""
+        self._closed = True
+        if (process := self._process) is not None:
+            process.kill()
         with self._lock:
             self._stop()
 

@@ -2,7 +2,8 @@
 
 Parsers of hostile bytes run here, under limits, and are killed by the server when they take too
 long (`documents.Extractor`). It imports nothing of the server. Each request on stdin is one JSON
-line (`kind`, `size`, `url`, `charset`) and `size` bytes; each answer on stdout is one JSON line.
+line (`kind`, `size`, `url`, `charset`, `limit_s`) and `size` bytes; each answer on stdout is one
+JSON line. An alarm ends the process where nobody is left to kill it.
 
 HTML: readability finds the content, markdownify writes it; `<pre>` is taken out first and put back
 verbatim, links become numbered references. When that yields next to nothing, trafilatura tries,
@@ -14,6 +15,7 @@ import io
 import json
 import logging
 import re
+import signal
 import sys
 from importlib.util import find_spec
 from typing import Any
@@ -235,8 +237,15 @@ def main() -> None:
     while line := source.readline():
         request = json.loads(line)
         data = source.read(request["size"])
+        alarm(request["limit_s"])
         sink.write(json.dumps(answer(request, data)).encode() + b"\n")
         sink.flush()
+        alarm(0)
+
+
+def alarm(seconds: int) -> None:
+    if hasattr(signal, "alarm"):  # Windows has none
+        signal.alarm(seconds)
 
 
 if __name__ == "__main__":

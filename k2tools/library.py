@@ -86,7 +86,8 @@ class Library:
             with self._refreshing, watched(self.progress) as report, updating():
                 self._forget_other_folders()
                 for folder in self.folders:
-                    self._refresh(folder, report)
+                    if not self._stopped:
+                        self._refresh(folder, report)
         except ToolError as error:
             self.progress.failure = str(error)
         finally:
@@ -112,7 +113,9 @@ class Library:
             except ToolError:
                 return self.index.delete([id])
             if self.index.stamp(id) != stamp_of(entry):
-                self.index.add([self._read(folder, entry)])
+                read = self._read(folder, entry)
+                if not self._stopped:
+                    self.index.add([read])
 
     def lines(self, id: str, line: int, max_lines: int) -> Window | None:
         """Read lines of a document as the disk holds it: id, first, how many -> Window or None."""
@@ -136,13 +139,13 @@ class Library:
         return self.folders[0], id
 
     def stop(self) -> None:
-        """Let a running refresh end after the file at hand."""
+        """Let a running refresh end at the file at hand, which stays unread."""
         self._stopped = True
+        self._extractor.close()
 
     def close(self) -> None:
         self.stop()
         with self._refreshing:
-            self._extractor.close()
             self.index.close()
 
     def _forget_other_folders(self) -> None:
@@ -159,9 +162,10 @@ class Library:
         self.index.delete([id for id in known if id not in entries])
         batch: list[Document] = []
         for done, (_, entry) in enumerate(changed, 1):
+            read = self._read(folder, entry)
             if self._stopped:
                 break
-            batch.append(self._read(folder, entry))
+            batch.append(read)
             if len(batch) == BATCH_DOCUMENTS or chars_of(batch) > BATCH_CHARS:
                 self.index.add(batch)
                 batch = []

@@ -7,7 +7,7 @@ import pkgutil
 import re
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Annotated, Literal, NamedTuple
 
 import anyio
@@ -202,28 +202,26 @@ async def start(app: App) -> AsyncIterator[None]:
     """Open the library and read what changed while the server already answers."""
     settings = app.settings
     folders = [Folder("", app.workspace)]
-    for name, path in named(settings.corpora):
-        files = Workspace(path, writable=False, secret_globs=settings.secret_globs)
-        folders.append(Folder(f"{name}:", files))
-    extractor = Extractor(settings.extract_timeout_s, settings.fallback_encoding)
-    library = Library(engine(settings), folders, extractor)
-    if settings.semantic:
-        from k2tools.semantic import Encoder, model_folder  # NumPy is not needed otherwise
+    with ExitStack() as closing:
+        for name, path in named(settings.corpora):
+            files = Workspace(path, writable=False, secret_globs=settings.secret_globs)
+            closing.callback(files.close)
+            folders.append(Folder(f"{name}:", files))
+        extractor = Extractor(settings.extract_timeout_s, settings.fallback_encoding)
+        library = Library(engine(settings), folders, extractor)
+        closing.callback(library.close)
+        if settings.semantic:
+            from k2tools.semantic import Encoder, model_folder  # NumPy is not needed otherwise
 
-        library.reorder = Encoder(model_folder(settings.semantic)).reordered
-    app.services.add(library)
-    reading = threading.Thread(target=library.read_all, name="k2tools-indexing")
-    reading.start()
-    try:
+            library.reorder = Encoder(model_folder(settings.semantic)).reordered
+        app.services.add(library)
+        reading = threading.Thread(target=library.read_all, name="k2tools-indexing")
+        reading.start()
+        closing.callback(reading.join)
+        closing.callback(library.stop)
         async with opened(settings) as web:
             app.services.add(web)
             yield
-    finally:
-        library.stop()
-        reading.join()
-        library.close()
-        for folder in folders[1:]:
-            folder.files.close()
 
 
 open_.__name__ = "open"  # the tool's name; the module keeps the built-in

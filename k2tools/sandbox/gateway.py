@@ -8,6 +8,7 @@ import ast
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,9 @@ def sources() -> dict[str, str]:
 class GatewayKernel:
     """A session in a remote kernel."""
 
-    def __init__(self, http: httpx2.AsyncClient, kernel: str, link: Any, max_bytes: int) -> None:
-        self._http, self._kernel, self._link = http, kernel, link
+    def __init__(self, http: httpx2.AsyncClient, max_bytes: int) -> None:
+        self._http, self._kernel = http, ""
+        self._link: Any = None
         self._session, self._max_bytes = secrets.token_hex(16), max_bytes
         self.alive = True
 
@@ -63,28 +65,32 @@ class GatewayKernel:
     ) -> "GatewayKernel":
         """Start a kernel and prepare it. Raises SandboxError."""
         try:
-            from websockets.asyncio.client import connect
+            from websockets.exceptions import WebSocketException
         except ImportError:
             raise SandboxError("a gateway needs the extra: pip install 'k2ref[gateway]'") from None
         headers = {"Authorization": f"token {token}"} if token else {}
         http = httpx2.AsyncClient(base_url=url, headers=headers, timeout=READY_S)
+        started = cls(http, max_output_bytes)
         try:
             with anyio.fail_after(READY_S):
-                answer = await http.post("/api/kernels", json={})
-                answer.raise_for_status()
-                kernel = str(answer.json()["id"])
-                channels = (
-                    f"{url.replace('http', 'ws', 1).rstrip('/')}/api/kernels/{kernel}/channels"
-                )
-                link = await connect(
-                    channels, additional_headers=headers, max_size=MAX_MESSAGE_BYTES
-                )
-                started = cls(http, kernel, link, max_output_bytes)
+                await started._connect(url, headers)
                 await started._prepare(folder)
-        except (httpx2.HTTPError, OSError, ValueError, KeyError, TimeoutError) as error:
-            await http.aclose()
+        except (*BROKEN, WebSocketException) as error:
+            await started.close()
             raise SandboxError(f"the gateway {url} did not start a kernel: {error}") from None
+        except BaseException:
+            await started.close()
+            raise
         return started
+
+    async def _connect(self, url: str, headers: Mapping[str, str]) -> None:
+        from websockets.asyncio.client import connect
+
+        answer = await self._http.post("/api/kernels", json={})
+        answer.raise_for_status()
+        self._kernel = str(answer.json()["id"])
+        channels = f"{url.replace('http', 'ws', 1).rstrip('/')}/api/kernels/{self._kernel}/channels"
+        self._link = await connect(channels, additional_headers=headers, max_size=MAX_MESSAGE_BYTES)
 
     async def _prepare(self, folder: str) -> None:
         done = await self._run(
@@ -187,13 +193,14 @@ class GatewayKernel:
         if not self.alive:
             return
         self.alive = False
-        with anyio.CancelScope(shield=True), anyio.move_on_after(GRACE_S):
-            try:
-                await self._http.delete(f"/api/kernels/{self._kernel}")
-                await self._link.close()
-            except (httpx2.HTTPError, OSError):
-                pass  # the gateway culls what nobody asks for
-        await self._http.aclose()
+        with anyio.CancelScope(shield=True):
+            if self._kernel:  # the gateway culls what nobody asks for
+                with anyio.move_on_after(GRACE_S), suppress(httpx2.HTTPError, OSError):
+                    await self._http.delete(f"/api/kernels/{self._kernel}")
+            if self._link is not None:
+                with anyio.move_on_after(GRACE_S), suppress(OSError):
+                    await self._link.close()
+            await self._http.aclose()
 
 
 async def _none(tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A workspace, its settings, and a client of the real server in memory."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from mcp import Client
 
 from k2tools.server import PACKS, build_server
 from k2tools.settings import Settings
+from tests.k2tools.played import Played, playing
 
 ERAS = ("auto", "legacy")  # the 2026 wire and the 2025 one
 
@@ -22,6 +23,12 @@ def anyio_backend() -> str:
 def settings(tmp_path: Path) -> Settings:
     (tmp_path / "ws").mkdir()
     return Settings(workspace=tmp_path / "ws", state=tmp_path / "state")
+
+
+@pytest.fixture
+def played() -> Iterator[Played]:
+    with playing() as made:
+        yield made
 
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]

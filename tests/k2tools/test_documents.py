@@ -1,14 +1,21 @@
 """Extraction keeps the content, code verbatim, and survives what is broken or hostile."""
 
 import contextlib
+import json
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from k2tools.documents import Extractor
 from k2tools.results import ToolError
 
+ROOT = Path(__file__).parents[2]
 PARAGRAPH = (
     '<p>The retry policy doubles the delay after each failure, up to a minute, and <a href="../api'
     '.html">the interface</a> reports it, so callers can wait, or give up, as they prefer.</p>'
@@ -108,6 +115,45 @@ def test_a_parser_that_takes_too_long_is_killed_and_the_next_document_is_read(
     with pytest.raises(ToolError, match="cannot be read"):
         slow("pdf", b"not a PDF")
     slow.close()
+
+
+HANGING = "import sys\nsys.stdin.buffer.readline()\nwhile True: pass\n"
+
+
+def test_a_close_breaks_off_what_is_read_and_nothing_starts_after_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "hanging.py").write_text(HANGING)
+    monkeypatch.setattr("k2tools.documents.extract.__file__", str(tmp_path / "hanging.py"))
+    extractor = Extractor(200.0)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(extractor, "html", b"<p>x")
+        while extractor._process is None:
+            time.sleep(0.001)
+        extractor.close()
+        with pytest.raises(ToolError, match="broke off"):
+            reading.result()
+    with pytest.raises(ToolError, match="is stopping"):
+        extractor("html", b"<p>x")
+    assert extractor._process is None
+
+
+LEFT_ALONE = """
+from k2tools import extract
+def forever(*_):
+    while True: pass
+extract.html = forever
+extract.main()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no alarm")
+def test_a_parser_whose_server_is_gone_ends_by_itself() -> None:
+    request = {"kind": "html", "size": 0, "url": "", "charset": "", "limit_s": 1}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", LEFT_ALONE], cwd=ROOT, **pipes) as process:
+        process.communicate(json.dumps(request).encode() + b"\n")
+    assert process.returncode == -signal.SIGALRM
 
 
 def test_a_missing_extra_is_named_with_the_way_to_it(

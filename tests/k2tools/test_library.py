@@ -17,6 +17,7 @@ from k2tools.documents import Extracted, Extractor
 from k2tools.index import Index, opened
 from k2tools.library import Folder, Library, named
 from k2tools.query import parse
+from k2tools.results import ToolError
 from k2tools.settings import Settings
 from k2tools.workspace import Workspace
 from tests.k2tools.conftest import Connect, text
@@ -70,6 +71,24 @@ def test_only_what_changed_is_read_again(
     assert extractor.read == 4
     assert ids(library, "common") == ["a.md", "b.md"]
     assert ids(library, "other") == ["b.md"]
+
+
+def test_a_file_whose_reading_was_broken_off_is_read_at_the_next_start(
+    library: Library, extractor: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ws" / "a.md").write_text("lake")
+
+    def broken_off(*_: object) -> Extracted:
+        library.stop()
+        raise ToolError("the server is stopping")
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Counting, "__call__", broken_off)
+        library.read_all()
+    assert library.index.stamps("") == {}
+    successor = Library(library.index, library.folders, extractor)
+    successor.read_all()
+    assert ids(successor, "lake") == ["a.md"]
 
 
 def test_a_name_that_cannot_be_an_id_is_passed_over(library: Library, tmp_path: Path) -> None:

@@ -6,63 +6,17 @@ cassettes, so a field that a vendor renames shows as a difference between its cl
 
 import importlib.util
 import json
-import threading
-from collections.abc import Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
 from k2tools.providers import PROVIDERS, Ask, ProviderError, read_brave
+from tests.k2tools.played import Played
 from tests.k2tools.test_web import SECRET, cassette
 
 pytestmark = pytest.mark.slow
-
-
-class Played:
-    """A server on loopback: it answers everything with one body and keeps what was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, dict[str, str], Any]] = []
-        self.status, self.body, self.media = 200, b"", "application/json"
-        played = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                size = int(self.headers.get("Content-Length", 0))
-                data = self.rfile.read(size)
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                played.asked.append((self.path, headers, json.loads(data) if data else None))
-                self.send_response(played.status)
-                self.send_header("Content-Type", played.media)
-                self.send_header("Content-Length", str(len(played.body)))
-                self.end_headers()
-                self.wfile.write(played.body)
-
-            do_GET = do_POST
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def play(self, answer: Any) -> None:
-        self.body = json.dumps(answer).encode()
-
-
-@pytest.fixture
-def played() -> Iterator[Played]:
-    made = Played()
-    serving = threading.Thread(target=made.server.serve_forever)
-    serving.start()
-    yield made
-    made.server.shutdown()
-    serving.join()
-    made.server.server_close()
 
 
 def test_tavilys_client_asks_as_we_do_and_returns_the_cassette(played: Played) -> None:
@@ -78,7 +32,7 @@ def test_tavilys_client_asks_as_we_do_and_returns_the_cassette(played: Played) -
             include_domains=["example.org"],
             start_date="2025-01-01",
         )
-    ((path, headers, body),) = played.asked
+    ((_, path, headers, body),) = played.asked
     assert path == kept["request"]["path"]
     assert headers["authorization"] == kept["request"]["headers"]["authorization"]
     assert body == kept["request"]["json"]
@@ -96,7 +50,7 @@ def test_exas_client_asks_as_we_do_and_reads_the_same_hits(played: Played) -> No
         include_domains=["example.org"],
         start_published_date="2025-01-01T00:00:00.000Z",
     )
-    ((path, headers, body),) = played.asked
+    ((_, path, headers, body),) = played.asked
     assert path == kept["request"]["path"]
     assert headers["x-api-key"] == kept["request"]["headers"]["x-api-key"]
     assert body == kept["request"]["json"]
@@ -139,7 +93,7 @@ async def test_ddgs_itself_fetches_and_reads_a_page_of_results(
     async with httpx2.AsyncClient() as client:
         hits = await PROVIDERS["ddgs"].search(client, ask, "")
         assert [list(hit) for hit in hits] == cassette("ddgs")["hits"]
-        assert played.asked[0][0] == "/search?q=mixture+of+experts+site%3Aexample.org&s=11"
+        assert played.asked[0].path == "/search?q=mixture+of+experts+site%3Aexample.org&s=11"
         played.status = 403
         with pytest.raises(ProviderError, match="DDGSException"):
             await PROVIDERS["ddgs"].search(client, ask, "")

@@ -19,6 +19,7 @@ from k2tools.sandbox.launcher import descendants
 from k2tools.settings import Settings
 from tests.k2tools import canaries
 from tests.k2tools.conftest import Connect, text
+from tests.k2tools.played import Played
 from tests.k2tools.tiers import ANY_TIER, TIERS
 
 pytestmark = [pytest.mark.anyio, ANY_TIER]
@@ -432,3 +433,18 @@ def test_an_interrupt_after_the_last_statement_still_ends_in_a_whole_answer() ->
         assert worker.run(Late(), "1") == {"value": "", "error": "KeyboardInterrupt"}
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+async def test_a_kernel_that_a_gateway_starts_but_does_not_open_is_ended(
+    connect: Connect, settings: Settings, played: Played
+) -> None:
+    pytest.importorskip("websockets")
+    played.play({"id": "k1"})  # also where the channels should be
+    async with connect(dataclasses.replace(settings, gateway_url=played.url)) as client:
+        assert "did not start a kernel" in await text(client, "python", code="1")
+    asked = [(request.method, request.path) for request in played.asked]
+    assert asked == [
+        ("POST", "/api/kernels"),
+        ("GET", "/api/kernels/k1/channels"),
+        ("DELETE", "/api/kernels/k1"),
+    ]
