@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = options.run
     try:
-        run(options)
+        with np.errstate(over="ignore", invalid="ignore"):  # reported as tensors, not as lines
+            run(options)
     except (InputError, OSError) as error:
         print(f"k2ref: error: {error}", file=sys.stderr)
         return 2
@@ -197,11 +198,17 @@ def run_forward(options: argparse.Namespace) -> None:
     model, ids_T = _model(options, numerics), _prompt(options)
     position_T = None if options.positions is None else load_array(options.positions)
     recorder = Recorder() if options.trace else Recorder(".moe.router.")
-    with layer_progress(model.config, model.checkpoint.residency) as advance:
+    not_finite: list[str] = []
+    with (
+        np.errstate(over="ignore", invalid="ignore"),
+        layer_progress(model.config, model.checkpoint.residency) as advance,
+    ):
 
         def trace(name: str, array: np.ndarray, /) -> None:
             advance(name, array)
             recorder(name, array)
+            if not np.isfinite(array).all():
+                not_finite.append(name)
 
         chunk = options.chunk or max(len(ids_T), 1)
         logits_TW = model.prefill(ids_T, position_T, chunk=chunk, trace=trace)
@@ -211,6 +218,8 @@ def run_forward(options: argparse.Namespace) -> None:
     if options.trace:
         names = tap_names(model.config)
         save_tensors(options.trace, {name: recorder[name] for name in names})
+    if not_finite:
+        print(f"k2ref: NaN or infinity from {not_finite[0]} on", file=sys.stderr)
 
 
 def routing_of(model: Model, recorder: Recorder) -> dict[str, np.ndarray]:

@@ -29,11 +29,19 @@ def probabilities(logits_W: np.ndarray, sampling: Sampling) -> np.ndarray:
     """Turn logits into the distribution that is drawn from: logits_W -> probability_W float64.
 
     Temperature first, then the smallest set of most probable tokens whose sum reaches top_p.
+
+    Raises:
+        InputError: logits that are not finite, from which nothing can be drawn.
     """
     logits_W = logits_W.astype(np.float64)
+    if not np.isfinite(logits_W).all():
+        raise InputError(
+            "the logits are not finite; k2ref forward on the same ids names the first such tensor"
+        )
     if sampling.temperature == 0:
         return np.eye(1, len(logits_W), int(logits_W.argmax()))[0]
-    probability_W = softmax(logits_W / sampling.temperature)
+    with np.errstate(over="ignore"):  # at a tiny temperature all but the largest are -inf
+        probability_W = softmax((logits_W - logits_W.max()) / sampling.temperature)
     order_W = np.argsort(-probability_W, kind="stable")
     before_W = np.cumsum(probability_W[order_W]) - probability_W[order_W]
     probability_W[order_W[before_W >= sampling.top_p]] = 0

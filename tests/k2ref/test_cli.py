@@ -1,5 +1,6 @@
 """The command `k2ref`, as everything that checks from outside calls it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from safetensors import safe_open
 
 from k2ref import Checkpoint, Model, Numerics
 from k2ref.cli import main
+from k2ref.shards import find_entries
 from k2ref.trace import tap_names
 
 IDS = "3,1,4,1,5"
@@ -48,6 +50,25 @@ def test_bfloat16_logits_are_stored_as_float32(directory: str, tmp_path: Path) -
     logits_TW = np.load(output)
     assert (logits_TW.dtype, logits_TW.shape) == (np.float32, (5, 96))
     assert not (logits_TW.view(np.uint32) & 0xFFFF).any()
+
+
+@pytest.mark.parametrize("ops", ["oracle", "kernels"])
+def test_the_first_tensor_that_is_not_finite_is_named(
+    tiny_dirs: dict[str, Path], ops: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    broken = shutil.copytree(tiny_dirs["f32"], tmp_path / "broken")
+    name = "model.layers.1.post_attention_layernorm.weight"
+    entry = find_entries(broken)[name]
+    with entry.path.open("r+b") as file:
+        file.seek(entry.start)
+        file.write(np.array([np.inf], np.float32).tobytes())
+    output = tmp_path / "l.npy"
+    command = ["forward", str(broken), "--ids", IDS, "--ops", ops, "--logits", str(output)]
+    assert main(command) == 0
+    assert capsys.readouterr().err == "k2ref: NaN or infinity from L1.ffn.norm on\n"
+    assert not np.isfinite(np.load(output)).all()
+    assert main(["generate", str(broken), "--ids", IDS, "--ops", ops, "--max-new", "4"]) == 2
+    assert "the logits are not finite" in capsys.readouterr().err
 
 
 def test_generate_prints_ids(directory: str, tiny, capsys: pytest.CaptureFixture) -> None:

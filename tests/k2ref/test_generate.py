@@ -61,3 +61,16 @@ def test_a_distribution_sums_to_one_and_keeps_the_best(seed, temperature, top_p)
 def test_settings_without_meaning_are_refused(temperature: float, top_p: float) -> None:
     with pytest.raises(InputError, match="must"):
         Sampling(temperature, top_p)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5e-324, 1.0, 1e308])
+def test_any_temperature_gives_a_distribution(temperature: float) -> None:
+    probability_W = probabilities(np.array([1e30, 5.0, 1e30 - 1e14]), Sampling(temperature))
+    assert probability_W.sum() == pytest.approx(1)
+    assert probability_W.argmax() == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nothing_is_drawn_from_logits_that_are_not_finite(value: float) -> None:
+    with pytest.raises(InputError, match="the logits are not finite; k2ref forward"):
+        probabilities(np.array([0.0, value, 1.0]), Sampling())
