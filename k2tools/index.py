@@ -1,47 +1,27 @@
 """The built-in corpus: SQLite FTS5, in one file beside the run logs.
 
-Passages are stored as text and indexed contentless (a third of the size). The plan of a search:
-first the passages that hold all terms (AND), then those that hold some of the rarest (OR); each
-block of 50 is ordered again by coverage and proximity, near-duplicates are dropped. The order of
-equal scores is by id and line, so it does not depend on the order in which files were added.
+The plan of a search: first the passages that hold all terms (AND), then those that hold some of
+the rarest (OR); each block of 50 is ordered again by coverage and proximity, near-duplicates are
+dropped. The order of equal scores is by id and line, so it does not depend on the order in which
+files were added.
 """
 
-import hashlib
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from k2tools.corpus import Document, Passage, Window
-from k2tools.passages import Piece, cut
-from k2tools.query import Query, indexed_form
+from k2tools.index_file import connect, insert, remove, require_format, transaction
+from k2tools.query import Query
 from k2tools.ranking import Distinct, Scored, rerank
 
-FORMAT = 2  # of the file; another one is rebuilt from its sources
 BLOCK = 50  # passages that are ordered again together
 MAX_BLOCKS = 20  # as far as a cursor reaches
 RARE_TERMS = 12
 OR_PASSAGES = 12_000  # that OR looks at: the rarest terms which together have no more
-INDEXED_CHARS = 20_000  # of one passage: one line can be a whole minified program
 
-SCHEMA = """
-CREATE TABLE documents(
-  key INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, title TEXT NOT NULL, date TEXT NOT NULL,
-  url TEXT NOT NULL, host TEXT NOT NULL, total INTEGER NOT NULL, sha BLOB NOT NULL,
-  folder TEXT NOT NULL, stamp TEXT NOT NULL);
-CREATE INDEX folders ON documents(folder);
-CREATE TABLE passages(
-  key INTEGER PRIMARY KEY, document INTEGER NOT NULL, line INTEGER NOT NULL,
-  head TEXT NOT NULL, text TEXT NOT NULL);
-CREATE INDEX passage_lines ON passages(document, line);
-CREATE TABLE contents(version TEXT NOT NULL);
-INSERT INTO contents VALUES('0000000000000000');
-CREATE VIRTUAL TABLE words USING fts5(
-  head, text, content='', tokenize='porter unicode61 remove_diacritics 2');
-INSERT INTO words(words, rank) VALUES('rank', 'bm25(2.0, 1.0)');
-"""
 BEST = "SELECT rowid, rank FROM words WHERE words MATCH ? ORDER BY rank LIMIT ?"
 COLUMNS = "p.key, d.id, p.line, p.text, d.title, d.date, d.url"
 ROWS = f"""
@@ -59,11 +39,15 @@ class Index:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._reader = _connect(path)
-        self._writer = _connect(path)
+        self._reader = connect(path)
+        self._writer = connect(path)
         self._reading, self._writing = threading.Lock(), threading.Lock()
-        with self._writing, _transaction(self._writer):
-            _require_format(self._writer)
+        try:
+            with self._writing, transaction(self._writer):
+                require_format(self._writer)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         with self._reading, self._writing:
@@ -72,16 +56,16 @@ class Index:
 
     def add(self, documents: Iterable[Document]) -> None:
         """Add or replace documents in one transaction: all of them or none."""
-        with self._writing, _transaction(self._writer):
+        with self._writing, transaction(self._writer):
             for document in documents:
-                _remove(self._writer, document.id)
-                _insert(self._writer, document)
+                remove(self._writer, document.id)
+                insert(self._writer, document)
 
     def delete(self, ids: Iterable[str]) -> None:
         """Forget documents in one transaction."""
-        with self._writing, _transaction(self._writer):
+        with self._writing, transaction(self._writer):
             for id in ids:
-                _remove(self._writer, id)
+                remove(self._writer, id)
 
     def like(self, name: str, limit: int) -> list[str]:
         """Find ids that end with a name: name, how many -> ids in order."""
@@ -227,101 +211,3 @@ def _filters(site: str, since: str) -> tuple[str, list[str]]:
 def _scored(row: tuple) -> Scored:
     _, id, line, text, title, date, url, rank = row
     return Scored(Passage(id, line, text.split("\n"), title, date, url), -rank)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")  # a lost index is rebuilt, never wrong
-    connection.execute("PRAGMA mmap_size = 1073741824")
-    return connection
-
-
-class _transaction:
-    """Begin at once, commit on success, roll back on any exception."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._connection.execute("ROLLBACK" if kind else "COMMIT")
-
-
-def _require_format(connection: sqlite3.Connection) -> None:
-    """Create the tables, or again when they are of another format."""
-    if connection.execute("PRAGMA user_version").fetchone()[0] == FORMAT:
-        return
-    for table in ("words", "passages", "documents", "contents"):
-        connection.execute(f"DROP TABLE IF EXISTS {table}")
-    for statement in SCHEMA.split(";\n"):
-        connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {FORMAT}")
-
-
-def _insert(connection: sqlite3.Connection, document: Document) -> None:
-    sha = _sha(document)
-    _toggle(connection, sha)
-    key = connection.execute(
-        "INSERT INTO documents(id, title, date, url, host, total, sha, folder, stamp) "
-        "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            document.id,
-            document.title,
-            document.date,
-            document.url,
-            (urlsplit(document.url).hostname or "") if document.url else "",
-            len(document.lines),
-            sha,
-            document.folder,
-            document.stamp,
-        ),
-    ).lastrowid
-    for piece in cut(document.lines):
-        head, text = _head(document, piece), "\n".join(piece.lines)
-        passage = connection.execute(
-            "INSERT INTO passages(document, line, head, text) VALUES(?, ?, ?, ?)",
-            (key, piece.line, head, text),
-        ).lastrowid
-        connection.execute(
-            "INSERT INTO words(rowid, head, text) VALUES(?, ?, ?)",
-            (passage, *_indexed(head, text)),
-        )
-
-
-def _remove(connection: sqlite3.Connection, id: str) -> None:
-    found = connection.execute("SELECT key, sha FROM documents WHERE id = ?", (id,)).fetchone()
-    if not found:
-        return
-    document, sha = found
-    _toggle(connection, sha)
-    sql = "SELECT key, head, text FROM passages WHERE document = ?"
-    for key, head, text in connection.execute(sql, (document,)).fetchall():
-        connection.execute(  # a contentless table must be told what it had indexed
-            "INSERT INTO words(words, rowid, head, text) VALUES('delete', ?, ?, ?)",
-            (key, *_indexed(head, text)),
-        )
-    connection.execute("DELETE FROM passages WHERE document = ?", (document,))
-    connection.execute("DELETE FROM documents WHERE key = ?", (document,))
-
-
-def _toggle(connection: sqlite3.Connection, sha: bytes) -> None:
-    """Take a document into the version, or out again: the order does not matter."""
-    (version,) = connection.execute("SELECT version FROM contents").fetchone()
-    changed = int(version, 16) ^ int.from_bytes(sha[:8], "big")
-    connection.execute("UPDATE contents SET version = ?", (f"{changed:016x}",))
-
-
-def _head(document: Document, piece: Piece) -> str:
-    return f"{document.id}\n{document.title}\n{piece.heading}"
-
-
-def _indexed(head: str, text: str) -> tuple[str, str]:
-    return indexed_form(head), indexed_form(text[:INDEXED_CHARS])
-
-
-def _sha(document: Document) -> bytes:
-    text = "\n".join((document.id, document.title, document.date, document.url, *document.lines))
-    return hashlib.sha256(text.encode()).digest()

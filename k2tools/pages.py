@@ -71,9 +71,13 @@ class Pages:
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")  # a lost page is fetched again
-        self._db.executescript(SCHEMA)
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")  # a lost page is fetched again
+            self._db.executescript(SCHEMA)
+        except BaseException:
+            self._db.close()
+            raise
         self._lock = threading.Lock()
         self._fetcher, self._extractor = fetcher, extractor
         self._fresh_s, self._max_bytes, self._clock = fresh_s, max_bytes, clock

@@ -172,6 +172,7 @@ async def test_a_replay_tells_names_apart_that_look_like_handles(tmp_path: Path)
     [
         (["--facts", "facts.jsonl"], "facts.jsonl is refused. line 1: the source docs:a.md:L7"),
         (["--web", "brave"], "set K2TOOLS_BRAVE_KEY"),
+        (["--state", "damaged"], "the state folder cannot be used (file is not a database)"),
     ],
 )
 def test_a_start_that_is_refused_says_why_in_one_line(
@@ -179,6 +180,8 @@ def test_a_start_that_is_refused_says_why_in_one_line(
 ) -> None:
     (tmp_path / "ws").mkdir()
     (tmp_path / "facts.jsonl").write_text('{"key": "x", "value": 1, "source": "docs:a.md:L7"}\n')
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "pages.sqlite").write_bytes(b"x" * 10_000)
     command = [sys.executable, "-m", "k2tools", "serve", "ws", "--state", "state", *flags]
     environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     run = subprocess.run(
