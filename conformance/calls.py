@@ -77,6 +77,32 @@ def _take_experts(table: dict[str, Any], size: int) -> dict[str, Any]:
     return {**rest, "routing": routing, "experts": experts}
 
 
+def table_of(op: str, args: tuple[Any, ...], keyword: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten a call again, the inverse of `arguments`: operation, arguments -> table."""
+    table = dict(inspect.signature(getattr(oracle, op)).bind(*args, **keyword).arguments)
+    if "expert" in table:
+        table |= _flat(table.pop("expert"))
+    if "experts" in table:
+        parts = [_flat(expert) for expert in table.pop("experts")]
+        table |= {
+            name: np.stack([p[name] for p in parts]) if isinstance(value, np.ndarray) else value
+            for name, value in parts[0].items()
+        }
+        table |= table.pop("routing")._asdict()
+    return table
+
+
+def _flat(expert: Expert) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for part, weight in zip(PARTS, expert, strict=True):
+        if isinstance(weight, Int4):
+            table |= {f"{part}.{n}": getattr(weight, n) for n in ("packed_MP", "scale_MG")}
+            table |= {f"{part}.columns": weight.columns, "group_size": weight.group_size}
+        else:
+            table[f"{part}.w_ML"] = weight
+    return table
+
+
 def answers(op: str, value: Any) -> dict[str, Any]:
     """Name the arrays of an answer: operation, value -> name to array.
 

@@ -10,6 +10,7 @@ from typing import Any
 from conformance.api.commands import add_endpoint_options
 from conformance.baseline import Exit, exit_code, load_baseline, stale
 from conformance.engine import Namespace, open_engine
+from conformance.failures import save_failures
 from conformance.results import Run, Verdict, save_run
 from conformance.spec import LEVELS, find_requirement, requirements, vectors_id
 from conformance.suite import Plan, line, run_suite, smoke, summary
@@ -43,6 +44,10 @@ def add_commands(commands: Any) -> None:
     judged.add_argument("--profile", choices=("nano", "kernel", "wide"), default="nano")
     judged.add_argument("--checkpoint", type=Path, metavar="DIR", help="instead of a profile")
     judged.add_argument("--properties", action="store_true", help="laws without a reference too")
+    judged.add_argument("--vectors", type=Path, metavar="DIR", help="these vectors, nothing else")
+    judged.add_argument(
+        "--save-failures", type=Path, metavar="DIR", help="failing inputs as new vectors"
+    )
     judged.add_argument("--results", type=Path, metavar="OUT.jsonl", help="every result, as data")
     for name, (_, help_) in OUTPUTS.items():
         judged.add_argument(f"--{name}", type=Path, metavar="OUT", help=help_)
@@ -90,6 +95,7 @@ def run_run(options: argparse.Namespace) -> int:
     engine = open_engine(options.engine, precision=options.precision)
     try:
         run = run_suite(engine, plan)
+        saved = save_failures(options.save_failures, engine, run) if options.save_failures else []
     finally:
         engine.close()
     if not run.results:
@@ -100,7 +106,7 @@ def run_run(options: argparse.Namespace) -> int:
         print(line(result))
     for sentence in stale(known, run.results, today=date.today()):
         print(f"stale: {sentence}", file=sys.stderr)
-    print(summary(run))
+    print(*saved, summary(run), sep="\n")
     write_outputs(options, run)
     return exit_code(run.results, known, today=date.today())
 
@@ -126,8 +132,19 @@ def _plan(options: argparse.Namespace) -> Plan:
     for id_ in options.only:
         if ":" in id_:
             find_requirement(id_)
-    only = tuple(options.only)
-    return Plan(levels, only, options.seed, options.profile, options.checkpoint, options.properties)
+    if options.save_failures and options.save_failures.exists():
+        raise InputError(f"{options.save_failures} exists already; give a new folder")
+    if options.vectors and not list(options.vectors.glob("*.json")):
+        raise InputError(f"{options.vectors}: no vectors there")
+    return Plan(
+        levels=levels,
+        only=tuple(options.only),
+        seed=options.seed,
+        profile=options.profile,
+        checkpoint=options.checkpoint,
+        properties=options.properties,
+        vectors=options.vectors,
+    )
 
 
 def write_outputs(options: argparse.Namespace, run: Run) -> None:

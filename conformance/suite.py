@@ -16,6 +16,7 @@ from conformance.checks.generation import check_generation
 from conformance.checks.model import check_model
 from conformance.checks.operations import check_operations
 from conformance.engine import Engine
+from conformance.failures import read_cases
 from conformance.profiles import build, build_tiny
 from conformance.results import Result, Run, Verdict
 from conformance.spec import LEVELS, requirements, vectors_id
@@ -39,6 +40,8 @@ class Plan:
     checkpoint: Path | None = None
     """what to load instead of the profile"""
     properties: bool = False
+    vectors: Path | None = None
+    """a folder of vectors that is run instead of all else"""
 
     def wants(self, result: Result | Case) -> bool:
         """Tell whether a case was asked for: -> bool."""
@@ -64,6 +67,9 @@ def guarded(results: Iterator[Result]) -> Iterator[Result]:
 
 def checks(engine: Engine, plan: Plan, seed: int) -> Iterator[Result]:
     """Run what a plan asks for: engine, plan, seed -> results."""
+    if plan.vectors is not None:
+        yield from check_operations(engine, _asked(plan, read_cases(plan.vectors)))
+        return
     for chosen in (all_cases(0), all_cases(seed)):
         yield from check_operations(engine, _asked(plan, chosen))
     if plan.properties:

@@ -142,9 +142,13 @@ def build(folder: Path, *, kills: dict[str, list[str]] | None = None) -> float:
 
     `kills`: the bugs each case sees, where they are known; found out by trying otherwise.
     """
-    folder.mkdir(parents=True)
     cases = all_cases(0)
-    kills = killed_by(cases) if kills is None else kills
+    return write(folder, cases, kills=killed_by(cases) if kills is None else kills)
+
+
+def write(folder: Path, cases: tuple[Case, ...], *, kills: dict[str, list[str]]) -> float:
+    """Write cases into a new folder: -> largest difference between the two implementations."""
+    folder.mkdir(parents=True)
     worst = max(cross_check(case) for case in cases)
     for op in sorted({c.op for c in cases}):
         store: dict[str, np.ndarray] = {}
@@ -220,7 +224,7 @@ def _unlike(mine: Any, theirs: Any, place: str = "") -> Iterator[str]:
         for key in sorted(mine.keys() | theirs.keys()):
             yield from _unlike(mine.get(key), theirs.get(key), f"{place}/{key}".lstrip("/"))
     elif isinstance(mine, np.ndarray) and isinstance(theirs, np.ndarray):
-        if not _equal(mine, theirs, exactly=place.startswith("inputs")):
+        if not agree(mine, theirs, exactly=place.startswith("inputs")):
             yield f"{place} differs"
     elif place.startswith("limits") and isinstance(mine, list):
         if not np.allclose(mine, theirs, rtol=2e-2, atol=0):
@@ -229,7 +233,8 @@ def _unlike(mine: Any, theirs: Any, place: str = "") -> Iterator[str]:
         yield f"{place} differs"
 
 
-def _equal(mine: np.ndarray, theirs: np.ndarray, *, exactly: bool) -> bool:
+def agree(mine: np.ndarray, theirs: np.ndarray, *, exactly: bool = False) -> bool:
+    """Tell whether two answers are one, up to the roundings of a machine: mine, theirs -> bool."""
     if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
         return False
     if exactly or mine.dtype.kind in "iu":

@@ -75,6 +75,7 @@ def _searched(ops: Ops, law: Law, seed: int, effort: Effort) -> tuple[Verdict, s
     )
     @given(st.data())
     def holds(data: Any) -> None:
+        ops.calls.clear()
         law.holds(ops, data)
 
     try:

@@ -46,6 +46,8 @@ class Ops:
         self.engine = engine
         self.precision = precision
         self.unit = precision.store
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        """what the example that runs has asked so far"""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function = self.engine.operation(name)
@@ -59,6 +61,7 @@ class Ops:
                 for i, a in enumerate(args)
             ]
             given = {k: self._cast(name, v) for k, v in kw.items()}
+            self.calls.append((name, tuple(cast), given))
             with np.errstate(all="ignore"):
                 return _wide(_called(function, cast, given))
 
