@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from k2tools.clients import CLIENTS, command, snippet
 from k2tools.demo import demo
 from k2tools.doctor import report
 from k2tools.replay import replay
+from k2tools.runlog import RunLog
 from k2tools.settings import Settings
 from tests.k2tools.conftest import text
 
@@ -148,6 +150,18 @@ async def test_a_replay_on_another_workspace_shows_the_first_difference(
     await run_some_calls(folder, state)
     assert await anyio.to_thread.run_sync(replay, state / "runs" / "one", other) == 1
     assert "r2  edit_file  DIFFERS: line 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE])
+def test_a_snapshot_that_leads_outside_is_refused(tmp_path: Path, kind: bytes) -> None:
+    run = tmp_path / "run"
+    RunLog(run).close()
+    with tarfile.open(run / "workspace.tar", "w") as archive:
+        member = tarfile.TarInfo("../../k2-outside")
+        member.type, member.linkname = kind, "/etc/passwd"
+        archive.addfile(member)
+    with pytest.raises(ValueError, match="is no file of it"):
+        replay(run, None)
 
 
 @pytest.mark.anyio
