@@ -21,7 +21,7 @@ def run_calibrate(given: argparse.Namespace) -> int:
 
 
 def run_mutants(given: argparse.Namespace) -> int:
-    from conformance.agent.mutants import kill_table
+    from conformance.agent.kills import kill_table
 
     rows = kill_table()
     for row in rows:

@@ -36,18 +36,14 @@ def _attempt(drive: Drive, task: Task, model: Model, options: Options | None = N
         return attempt(task, model, root=root, options=options or Options(), driver=drive)
 
 
-def _strict(drive: Drive, task: Task, brain: Model, *clauses: str, dialect: str = "") -> str:
+def _strict(drive: Drive, task: Task, brain: Model, *clauses: str, **more: str) -> str:
     """Drive a task against the strict endpoint: no breach of these clauses, and a pass."""
-    endpoint = StrictEndpoint(_speaking(brain, dialect) if dialect else brain)
+    endpoint = StrictEndpoint(brain, **more)
     verdict = _attempt(drive, task, endpoint, Options(native_ids="C3" in clauses)).verdict
     breached = [b for b in endpoint.breaches if b.rule.client_check in clauses]
     if breached:
         return f"{breached[0].rule.id}: {breached[0].detail}"
     return "" if verdict.passed else f"not solved: {verdict.reason or verdict.process_reason}"
-
-
-def _speaking(brain: Model, dialect: str) -> Model:
-    return lambda request: replace(brain(request), reasoning_field=dialect)
 
 
 def _twins(n: int = 8) -> Task:
@@ -63,11 +59,7 @@ def c1_reasoning(drive: Drive) -> str:
 def c1_dialect(drive: Drive) -> str:
     """Reasoning goes back under the name it came with."""
     task = chase.make("dialect", 10)
-    endpoint = StrictEndpoint(_speaking(Oracle(task.policy), "reasoning"))
-    _attempt(drive, task, endpoint)
-    last = [m for m in endpoint.bodies[-1]["messages"] if m["role"] == "assistant"]
-    wrong = [i for i, m in enumerate(last) if "reasoning" not in m or "reasoning_content" in m]
-    return f"assistant message {wrong[0]} has another name" if wrong or not last else ""
+    return _strict(drive, task, Oracle(task.policy), "C1", dialect="reasoning")
 
 
 def c2_answers(drive: Drive) -> str:

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import uvicorn
@@ -68,7 +68,7 @@ class StrictEndpoint:
         if errors and self.strict:
             self.rejected += 1
             raise ProviderError(f"{errors[0].rule.message}: {errors[0].detail}", 400)
-        reply = self.brain(self._request(body))
+        reply = replace(self.brain(self._request(body)), reasoning_field=self.dialect)
         if reply.calls:
             sent.append(reply)
         return reply

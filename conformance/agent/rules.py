@@ -68,7 +68,7 @@ def _pairs(body: Body, sent: Sequence[Reply]) -> Iterator[tuple[int, Message, Re
     "C1",
     "error",
     "thinking is enabled but reasoning_content is missing in assistant tool call message",
-    "bytedance/deer-flow#3043, QuantumNous/new-api#3121",
+    "bytedance/deer-flow#3043, cloudwego/eino-ext#700, anomalyco/opencode#16318",
 )
 def reasoning_missing(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     for index, message in _assistants(body):
@@ -94,13 +94,27 @@ def reasoning_null(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     "C1",
     "error",
     "reasoning_content is not what was sent",
-    "can1357/oh-my-pi#1483; use-kimi-k2-thinking-model guide",
+    "can1357/oh-my-pi#1485, router-for-me/CLIProxyAPI#4899; use-kimi-k2-thinking-model guide",
 )
 def reasoning_changed(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     for index, message, reply in _pairs(body, sent):
         returned = reasoning_of(message)
         if returned is not None and returned != (reply.reasoning or ""):
             yield f"message {index}: {returned[:40]!r} for {(reply.reasoning or '')[:40]!r}"
+
+
+@rule(
+    "reasoning-renamed",
+    "C1",
+    "error",
+    "reasoning is not under the name it was sent with",
+    "vllm-project/vllm#27752, #33402, vllm-project/router#115",
+)
+def reasoning_renamed(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
+    for index, message, reply in _pairs(body, sent):
+        for name in REASONING_FIELDS:
+            if message.get(name) is not None and name != reply.reasoning_field:
+                yield f"message {index}: {name} for {reply.reasoning_field}"
 
 
 @rule(
@@ -133,7 +147,7 @@ def content_list(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
             yield f"message {index}"
 
 
-@rule("calls-changed", "C2", "error", "a tool call is not what was sent", "MoonshotAI/Kimi-K2#26")
+@rule("calls-changed", "C2", "error", "a tool call is not what was sent", "JetBrains/koog#2095")
 def calls_changed(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     for index, message, reply in _pairs(body, sent):
         returned = [(c.name, _json(c.arguments)) for c in calls_of(message)]
@@ -194,7 +208,7 @@ def _answers(body: Body) -> Iterator[tuple[int, list[str], list[str]]]:
     "C2",
     "error",
     "a tool call has no result",
-    "MoonshotAI/kimi-cli#1977, MoonshotAI/kimi-code#705",
+    "MoonshotAI/kimi-cli#1977, MoonshotAI/kimi-code#705, #269",
 )
 def answer_missing(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     for index, asked, given in _answers(body):
@@ -203,7 +217,7 @@ def answer_missing(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
 
 
 @rule(
-    "answer-unknown", "C2", "error", "tool_call_id is not found", "NousResearch/hermes-agent#24328"
+    "answer-unknown", "C2", "error", "tool_call_id is not found", "NousResearch/hermes-agent#4534"
 )
 def answer_unknown(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     for index, asked, given in _answers(body):
@@ -237,7 +251,13 @@ def answer_order(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
             yield f"after message {index}: {given} for {asked}"
 
 
-@rule("arguments-json", "C2", "error", "arguments are not a JSON object", "MoonshotAI/Kimi-K2#26")
+@rule(
+    "arguments-json",
+    "C2",
+    "error",
+    "arguments are not a JSON object",
+    "MoonshotAI/Kimi-K2#26, JetBrains/koog#2095",
+)
 def arguments_json(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     for index, message in _assistants(body):
         for call in calls_of(message):
@@ -296,7 +316,7 @@ def tool_choice(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     "C4",
     "error",
     "an immutable parameter was set",
-    "MoonshotAI/Kimi-Vendor-Verifier tests/params/test_params.py",
+    "MoonshotAI/Kimi-Vendor-Verifier verify_params.py, later tests/params/test_params.py",
 )
 def parameters(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     fixed = {"top_p": 0.95, "n": 1, "presence_penalty": 0, "frequency_penalty": 0}

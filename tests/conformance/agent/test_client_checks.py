@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.agent import mutants
+from conformance.agent import mutants_history, mutants_loop
 from conformance.agent.client_checks import Client, check
 from conformance.agent.driver import Driver
 from conformance.agent.messages import Message, Reply, Request
@@ -53,14 +53,14 @@ class Tired(Driver):
 @pytest.mark.parametrize(
     ("name", "driver"),
     [
-        ("C1", mutants.DropReasoning),
-        ("C1", mutants.DropEmptyReasoning),
-        ("C2", mutants.ReorderResults),
-        ("C2", mutants.DropResult),
-        ("C3", mutants.IdsPerTurn),
-        ("C4", mutants.OwnTemperature),
-        ("C5", mutants.ThinkOnlyEnds),
-        ("C5", mutants.ExecuteLeaks),
+        ("C1", mutants_history.DropReasoning),
+        ("C1", mutants_history.DropEmptyReasoning),
+        ("C2", mutants_history.ReorderResults),
+        ("C2", mutants_history.DropResult),
+        ("C3", mutants_history.IdsPerTurn),
+        ("C4", mutants_loop.OwnTemperature),
+        ("C5", mutants_loop.ThinkOnlyEnds),
+        ("C5", mutants_loop.ExecuteLeaks),
         ("C6", Tired),
         ("C7", Doubles),
     ],

@@ -2,11 +2,11 @@
 
 import pytest
 
-from conformance.agent import mutants
+from conformance.agent import kills
 from conformance.agent.driver import Driver
 from conformance.agent.driver_checks import CHECKS
 from conformance.agent.families import ledger, repair
-from conformance.agent.mutants import MUTANTS, Mutant, kill_table
+from conformance.agent.kills import MUTANTS, Mutant, kill_table
 from conformance.agent.resume_checks import MOMENTS, resumed
 
 
@@ -27,7 +27,7 @@ def test_every_check_has_a_mutant_that_fails_it() -> None:
 
 def test_a_mutant_that_is_none_would_show_as_a_survivor(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [MUTANTS[0], Mutant("no change at all", "C2 answers", Driver, "")]
-    monkeypatch.setattr(mutants, "MUTANTS", rows)
+    monkeypatch.setattr(kills, "MUTANTS", rows)
     assert [row.killed for row in kill_table()] == [True, False]
 
 

@@ -49,6 +49,9 @@ WRONG: dict[str, Change] = {
     "reasoning-missing": lambda b: b["messages"][1].pop("reasoning_content"),
     "reasoning-null": lambda b: b["messages"][1].update(reasoning_content=None),
     "reasoning-changed": lambda b: b["messages"][1].update(reasoning_content="."),
+    "reasoning-renamed": lambda b: b["messages"][1].update(
+        reasoning=b["messages"][1].pop("reasoning_content")
+    ),
     "content-changed": lambda b: b["messages"][1].update(content="<think>R</think>"),
     "content-list": lambda b: b["messages"][1].update(content=[{"type": "text", "text": ""}]),
     "answer-missing": lambda b: b["messages"].pop(),
