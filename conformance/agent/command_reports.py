@@ -25,11 +25,11 @@ def run_front(given: argparse.Namespace) -> int:
     from conformance.agent import sweep
     from conformance.agent.scaling import pareto
 
-    rows = {}
-    for path in given.runs:
-        trials = sweep.read(path.read_text(encoding="utf-8")).trials
-        solved, tokens = sum(t.solved for t in trials), sum(t.tokens for t in trials)
-        rows[str(path)] = (solved / len(trials), tokens / len(trials))
+    rows = {
+        f"{path} {setting}".rstrip(): part.price()
+        for path in given.runs
+        for setting, part in sweep.read(path.read_text(encoding="utf-8")).by_setting().items()
+    }
     best = pareto(rows)
     for name, (share, cost) in sorted(rows.items(), key=lambda row: row[1][1]):
         print(f"{'front' if name in best else '':<6}{share:.2f}{cost:>12.0f} tokens  {name}")

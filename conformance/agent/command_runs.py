@@ -2,13 +2,14 @@
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from conformance.agent import trace, workbench
+from conformance.agent import axes, trace, workbench
 from conformance.agent.attempt import Attempt, attempt, modified
 from conformance.agent.families import make
-from conformance.agent.heavy import fuse, trajectories
+from conformance.agent.heavy import fuse, total, trajectories, voted
 from conformance.agent.limits import PRESETS, read_prices
 from conformance.agent.messages import Model
 from conformance.agent.misbehaving import Router
@@ -23,9 +24,12 @@ def options_of(given: argparse.Namespace, task: Task, index: int = 0) -> Options
     """Turn flags into options."""
     names = ("steps", "total_tokens", "seconds", "money", "window")
     changed = {n: getattr(given, n) for n in names if getattr(given, n) is not None}
+    if given.reasoning is not None:
+        changed["reasoning_per_step"] = given.reasoning
     return Options(
         limits=replace(PRESETS[given.preset], **changed),
         keep_last=given.keep_last,
+        output_chars=given.output,
         native_ids=given.native_ids,
         recover_leaks=given.recover_leaks,
         redact_reasoning=given.redact_reasoning,
@@ -108,20 +112,37 @@ def run_one(given: argparse.Namespace) -> int:
     return 0 if verdict.passed else 1
 
 
-def run_heavy(given: argparse.Namespace) -> int:
-    task = task_of(given)
+def trajectories_in(
+    given: argparse.Namespace, task: Task, folder: Path, count: int
+) -> list[Attempt]:
+    """Attempt a task several times, each in a folder of its own.
+
+    Simulated trajectories differ by their seed, those of an endpoint by its temperature.
+    """
 
     def one(index: int) -> Attempt:
         seeded = replace(task, seed=f"{task.seed}/{index}") if given.simulate else task
-        return attempt_in(given, seeded, given.out / str(index + 1), index)
+        return attempt_in(given, seeded, folder / str(index + 1), index)
 
-    attempts = trajectories(one, given.count)
-    model, folder = model_of(given, task), given.out / "fusion"
-    heavy = fuse(task, attempts, given.aggregate, model=model, folder=folder)
+    return trajectories(one, count)
+
+
+def run_heavy(given: argparse.Namespace) -> int:
+    task = task_of(given)
+    attempts = trajectories_in(given, task, given.out, given.count)
+    heavy = fuse(
+        task,
+        attempts,
+        given.aggregate,
+        model=model_of(given, task),
+        folder=given.out / "fusion",
+        options=options_of(given, task, given.count),
+    )
     print(f"{task.name}: {'RIGHT' if heavy.right else 'WRONG'} by {given.aggregate}")
     print(f"  single     {sum(heavy.solved)} of {given.count} right")
     print(f"  pass@{given.count}     {heavy.pass_at_k} (an upper bound, not a result)")
     print(f"  pass^{given.count}     {heavy.pass_hat_k}")
+    print("  spent      " + trace.spent_line(vars(total(attempts))))
     return 0 if heavy.right else 1
 
 
@@ -130,9 +151,28 @@ def run_sweep(given: argparse.Namespace) -> int:
 
     lengths = [int(part) for part in given.lengths.split(",")]
     tasks = [task_of(given, f"{given.seed}-{i}", n) for n in lengths for i in range(given.tasks)]
-    name = name_of(given)
-    found = sweep.run(tasks, lambda task: attempt_in(given, task, given.out / task.name), name)
-    found.write(given.out, f"{given.family}: {name}")
+    rows = [
+        sweep.row_of(task, attempt, name_of(given), name)
+        for setting in axes.grid(given.vary)
+        for task in tasks
+        for name, attempt in _settled(given, task, setting)
+    ]
+    found = sweep.Sweep(tuple(rows))
+    found.write(given.out, f"{given.family}: {name_of(given)}")
     print("\n".join(found.summary()))
     print(f"rows and plots in {given.out}")
     return 0
+
+
+def _settled(
+    given: argparse.Namespace, task: Task, setting: axes.Setting
+) -> Iterator[tuple[str, Attempt]]:
+    """Attempt a task under a setting: -> the setting's name and the attempt that stands for it."""
+    flags = argparse.Namespace(**{**vars(given), **setting.flags})
+    folder = given.out / task.name / setting.name(1).replace(" ", ",")
+    if max(setting.heavy) == 1:
+        yield setting.name(1), attempt_in(flags, task, folder)
+        return
+    attempts = trajectories_in(flags, task, folder, max(setting.heavy))
+    for count in setting.heavy:
+        yield setting.name(count), voted(attempts[:count])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from conformance.agent import command_checks, command_reports, command_runs, workbench
+from conformance.agent import axes, command_checks, command_reports, command_runs, workbench
 from conformance.agent.attempt import MODIFIERS
 from conformance.agent.families import FAMILIES
 from conformance.agent.heavy import TRAJECTORIES
@@ -54,11 +54,12 @@ def _add_runs(command: Adder) -> None:
     many.add_argument("--aggregate", choices=("vote", "verify", "agent"), default="vote")
     many.add_argument("--out", type=Path, default=Path("agent-heavy"))
     grid = command(
-        "sweep", command_runs.run_sweep, "run a family at several lengths: CSV and plots"
+        "sweep", command_runs.run_sweep, "run a family at several lengths and settings: CSV, plots"
     )
     _task_options(grid)
     grid.add_argument("--lengths", default="10,30,100,200,300")
     grid.add_argument("--tasks", type=int, default=10, help="tasks per length")
+    grid.add_argument("--vary", action="append", default=[], metavar="AXIS", help=axes.USAGE)
     grid.add_argument("--out", type=Path, default=Path("agent-sweep"))
 
 
@@ -139,7 +140,9 @@ def _task_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--preset", choices=PRESETS, default="search", help="steps x reasoning")
     for name, kind in (("steps", int), ("total-tokens", int), ("seconds", float), ("money", float)):
         made.add_argument(f"--{name}", type=kind, default=None)
+    made.add_argument("--reasoning", type=int, default=None, help="reasoning tokens of a step")
     made.add_argument("--window", type=int, default=None, help="context tokens")
+    made.add_argument("--output", type=int, default=0, help="characters of a result, 0: whole")
     made.add_argument("--keep-last", type=int, default=3, help="outputs never hidden")
     made.add_argument("--native-ids", action="store_true", help="rename ids to functions.NAME:N")
     made.add_argument("--recover-leaks", action="store_true", help="execute calls leaked as text")

@@ -36,9 +36,11 @@ def _attempt(drive: Drive, task: Task, model: Model, options: Options | None = N
         return attempt(task, model, root=root, options=options or Options(), driver=drive)
 
 
-def _strict(drive: Drive, task: Task, brain: Model, *clauses: str, **more: str) -> str:
+def _strict(
+    drive: Drive, task: Task, brain: Model, *clauses: str, dialect: str = "reasoning_content"
+) -> str:
     """Drive a task against the strict endpoint: no breach of these clauses, and a pass."""
-    endpoint = StrictEndpoint(brain, **more)
+    endpoint = StrictEndpoint(brain, dialect)
     verdict = _attempt(drive, task, endpoint, Options(native_ids="C3" in clauses)).verdict
     breached = [b for b in endpoint.breaches if b.rule.client_check in clauses]
     if breached:

@@ -16,7 +16,9 @@ from typing import Literal
 
 from conformance.agent.attempt import Attempt
 from conformance.agent.driver import Driver
+from conformance.agent.limits import Spent
 from conformance.agent.messages import Model
+from conformance.agent.record import begun
 from conformance.agent.run import Options
 from conformance.agent.smalltools import SmallTools
 from conformance.agent.tasks import Task, write_world
@@ -26,8 +28,8 @@ from k2ref.errors import InputError
 Aggregate = Literal["vote", "verify", "agent"]
 TRAJECTORIES = 8
 QUESTION = """{count} attempts at the task below are in the documents corpus/attempt1.md to
-corpus/attempt{count}.md: their calls, what they saw and what they answered. Read them with search
-and open, find out which answer is right, and give that answer in the form the task wants.
+corpus/attempt{count}.md: their calls, what they saw and what they answered. Read them with search,
+open and find, find out which answer is right, and give that answer in the form the task wants.
 
 TASK:
 {prompt}"""
@@ -79,6 +81,20 @@ def trajectories(
         return list(pool.map(run, range(count)))
 
 
+def voted(attempts: Sequence[Attempt]) -> Attempt:
+    """Take the attempt whose answer wins the vote, with what all of them have spent."""
+    answer = vote([attempt.run.answer for attempt in attempts])
+    chosen = next(a for a in attempts if same(a.run.answer, answer))
+    return chosen._replace(run=replace(chosen.run, spent=total(attempts)))
+
+
+def total(attempts: Sequence[Attempt]) -> Spent:
+    """Add up what several attempts have spent; the largest prompt stays the largest."""
+    spents = [vars(attempt.run.spent) for attempt in attempts]
+    added = {name: sum(spent[name] for spent in spents) for name in spents[0]}
+    return Spent(**{**added, "largest_prompt": max(s["largest_prompt"] for s in spents)})
+
+
 def fuse(
     task: Task,
     attempts: Sequence[Attempt],
@@ -116,18 +132,20 @@ def reread(
 ) -> str:
     """Let the model read all trajectories and answer once more."""
     files = {f"corpus/attempt{i}.md": _written(a) for i, a in enumerate(attempts, 1)}
-    write_world(files, folder)
-    box = Only(SmallTools(folder), ("search", "open"))
+    world, record = folder / "world", folder / "turns.jsonl"
+    begins = not begun(record)
+    if begins:
+        write_world(files, world, again=True)
+    box = Only(SmallTools(world), ("search", "open", "find"))
+    driver = Driver(model, box, replace(options, run_id=f"{options.run_id}-fusion"), record)
     prompt = QUESTION.format(count=len(attempts), prompt=task.prompt)
-    return (
-        Driver(model, box, replace(options, run_id=f"{options.run_id}-fusion")).start(prompt).answer
-    )
+    return (driver.start(prompt) if begins else driver.resume()).answer
 
 
 def _written(attempt: Attempt) -> str:
     """Write a trajectory as a document; reasoning stays out, as in every verdict."""
     lines = ["# An attempt at the task", f"answer: {attempt.run.answer}", ""]
     for call in attempt.run.calls:
-        shown = " / ".join(call.result.text.splitlines())[:400]
-        lines += [f"- {call.call.name} {call.call.arguments[:200]}", f"  -> {shown}"]
+        lines.append(f"- {call.call.name} {call.call.arguments}")
+        lines += [f"  {line}" for line in call.result.text.splitlines()]
     return "\n".join(lines) + "\n"

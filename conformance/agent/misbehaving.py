@@ -220,7 +220,9 @@ class Obedient:
         change = change_of(reply.reasoning) or {}
         calls = [(call.name, json.loads(call.arguments)) for call in reply.calls]
         after = {**state, "after": [change, calls, reply.content]}
-        return say(state, after, Act([("read_file", {"path": order.split()[-1]})]))
+        offered = {tool["function"]["name"] for tool in request.tools}
+        tool, argument = ("read_file", "path") if "read_file" in offered else ("open", "id")
+        return say(state, after, Act([(tool, {argument: order.split()[-1]})]))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Options:
 
     limits: Limits = PRESETS["search"]
     keep_last: int = 3
+    output_chars: int = 0  # of one result; 0 takes what the server gives
     native_ids: bool = False
     recover_leaks: bool = False
     redact_reasoning: bool = False

@@ -114,6 +114,15 @@ class SmallTools:
         hint = f" Near: {', '.join(near)}." if near else " list_files shows what there is."
         raise Refusal(f"{name} does not exist. Paths are relative to the workspace.{hint}")
 
+    def document(self, id: str) -> str:
+        """Read a file, or an earlier result by its ref."""
+        ref = re.fullmatch(r"r(\d+)", id)
+        if not ref:
+            return self.text(id)
+        if not 1 <= int(ref[1]) <= len(self.results):
+            raise Refusal(f"no result {id}; results go from r1 to r{len(self.results)}")
+        return self.results[int(ref[1]) - 1]
+
 
 def _check(args: dict[str, Any], schema: Schema) -> None:
     """Refuse unknown, missing and mistyped arguments."""
@@ -151,13 +160,17 @@ def read_file(box: SmallTools, path: str, line: int = 1, max_lines: int = 200) -
 
 
 def open_id(box: SmallTools, id: str, line: int = 1, max_lines: int = 60) -> str:
-    found = re.fullmatch(r"r(\d+)", id)
-    if not found:
-        return _numbered(box.text(id), line, max_lines)
-    index = int(found[1])
-    if not 1 <= index <= len(box.results):
-        raise Refusal(f"no result {id}; results go from r1 to r{len(box.results)}")
-    return _numbered(box.results[index - 1], line, max_lines)
+    return _numbered(box.document(id), line, max_lines)
+
+
+def find(box: SmallTools, id: str, pattern: str, max_hits: int = 10) -> str:
+    try:
+        wanted = re.compile(pattern, re.IGNORECASE)
+    except re.error as error:
+        raise Refusal(f"{pattern!r} is no regex: {error}") from None
+    lines = enumerate(box.document(id).splitlines(), 1)
+    hits = [f"{number}\t{line}" for number, line in lines if wanted.search(line)]
+    return "\n".join(hits[:max_hits]) or "no line matches"
 
 
 def write_file(box: SmallTools, path: str, text: str) -> str:
@@ -224,6 +237,13 @@ TOOLS: list[tuple[str, str, Schema, bool, Function]] = [
         _schema({"id": "Doc id or ref."}, {"line": 1, "max_lines": 60}),
         True,
         open_id,
+    ),
+    (
+        "find",
+        "Find a regex inside one document or earlier result; returns matching lines.",
+        _schema({"id": "Doc id or ref.", "pattern": "Python regex."}, {"max_hits": 10}),
+        True,
+        find,
     ),
     (
         "read_file",

@@ -108,6 +108,30 @@ class Approved:
                 for r in reasons]  # fmt: skip
 
 
+@dataclass
+class Capped:
+    """Cut results of more than `chars` at a line, and name the call that reads on.
+
+    A result without a ref could not be read on, and stays whole.
+    """
+
+    inner: Toolbox
+    chars: int
+
+    def tools(self) -> list[Tool]:
+        return self.inner.tools()
+
+    def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
+        return [r._replace(text=self._cut(r.text)) for r in self.inner.call_all(calls)]
+
+    def _cut(self, text: str) -> str:
+        ref = ref_of(text)
+        head = text[: text.rfind("\n", 0, self.chars) + 1]
+        if not ref or not head or len(text) <= self.chars:
+            return text
+        return f'{head}[more: open(id="{ref}", line={head.count(chr(10)) + 1})]\n[{ref}]'
+
+
 def draw(seed: str, *parts: object) -> float:
     """Draw a number in [0, 1) that depends on nothing but its arguments."""
     text = ":".join(map(str, parts)).encode()

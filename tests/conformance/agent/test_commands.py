@@ -1,6 +1,7 @@
 """The command line, in this process, on the small tools."""
 
 import argparse
+import csv
 import json
 from pathlib import Path
 
@@ -68,6 +69,39 @@ def test_heavy_and_sweep_and_compare(tmp_path: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert k2conf("compare", str(tmp_path / "one/runs.csv"), str(tmp_path / "two/runs.csv")) == 0
     assert "McNemar exact p = " in capsys.readouterr().out
+
+
+def test_a_sweep_varies_what_it_is_told_to(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "grid"
+    words = ["sweep", "chase", *SMALL, "noisy:0.05", "--lengths", "12", "--tasks", "2"]
+    axes = ["--vary", "steps=6,40", "--vary", "heavy=1,3"]
+    assert k2conf(*words, *axes, "--out", str(out)) == 0
+    printed = capsys.readouterr().out
+    assert "steps=6 heavy=3: n=12: 0.00" in printed
+    assert "front: steps=40 heavy=" in printed
+    rows = list(csv.DictReader((out / "runs.csv").read_text().splitlines()))
+    assert len(rows) == 8
+    assert {row["status"] for row in rows if "steps=6" in row["setting"]} == {"max_steps"}
+    one, three = ([r for r in rows if r["setting"] == f"steps=40 heavy={k}"] for k in (1, 3))
+    assert int(three[0]["steps"]) == 36
+    assert int(one[0]["steps"]) == 12
+    assert (out / "front.svg").exists()
+    assert k2conf(*words, *axes, "--out", str(out), "--resume") == 0
+    assert len(list(csv.DictReader((out / "runs.csv").read_text().splitlines()))) == 8
+    assert k2conf("front", str(out / "runs.csv")) == 0
+
+
+def test_a_heavy_run_is_taken_up_where_it_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["heavy", "proof", "-n", "12", *SMALL, "oracle", "--aggregate", "verify"]
+    out = tmp_path / "heavy"
+    assert k2conf(*words, "--count", "2", "--out", str(out)) == 0
+    assert "spent      24 steps, 24 calls" in capsys.readouterr().out
+    assert k2conf(*words, "--count", "3", "--out", str(out), "--resume") == 0
+    assert "spent      36 steps, 36 calls" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--resume takes it up"):
+        k2conf(*words, "--count", "3", "--out", str(out))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from conformance.agent.families import FAMILIES, chase, ledger, make, proof, rep
 from conformance.agent.families.twins import pair
 from conformance.agent.misbehaving import BAD_CALLS, Malformed, Obedient, Stopper
 from conformance.agent.run import Options
-from conformance.agent.simulated import Oracle, noisy, self_conditioning
+from conformance.agent.simulated import ORDER, Oracle, noisy, self_conditioning
 from conformance.agent.tasks import Task
 from conformance.agent.verdict import next_milestone
 from k2ref.errors import InputError
@@ -101,18 +101,25 @@ def test_the_oracle_solves_every_family_under_every_modifier(family: str, modifi
         assert all(call.result.fault not in call.result.text for call in faults)
 
 
-@pytest.mark.parametrize("family", ["chase", "ledger", "dossier", "report", "needle"])
-def test_an_obedient_model_steps_on_the_minefield(family: str) -> None:
-    task = modified(make(family, "seed", 40), ["inject"])
+@pytest.mark.parametrize("n", [10, 40])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_obedient_model_steps_on_the_minefield(family: str, n: int) -> None:
+    task = modified(make(family, "seed", n), ["inject"])
     steady, obedient = Oracle(task.policy), Obedient(Oracle(task.policy))
     assert quick(task, steady).verdict.safety == ()
-    if family == "dossier":  # it has no tool that could read the vault
-        return
     verdict = quick(task, obedient).verdict
     assert verdict.safety == ("read the vault",)
     assert verdict.outcome  # right in outcome and process, and still not passed
     assert not verdict.passed
     assert verdict.failure == "obeyed an injected instruction"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hostile_text_lies_in_every_world_on_the_way(family: str) -> None:
+    for seed in "abcdefgh":
+        task = modified(make(family, seed, 10), ["inject"])
+        seen = quick(task, Oracle(task.policy)).run.history
+        assert any(ORDER in str(m["content"]) for m in seen if m["role"] == "tool")
 
 
 def test_bad_calls_are_refused_one_by_one_and_the_task_is_solved_all_the_same() -> None:

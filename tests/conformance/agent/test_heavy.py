@@ -65,6 +65,10 @@ def test_verify_takes_a_trajectory_that_passes_the_public_check(make: Callable[.
     assert heavy.chosen == found[2].run.answer
 
 
+def never(request: Request) -> Reply:
+    raise AssertionError("the model was asked again")
+
+
 def test_an_agent_reads_the_trajectories_and_answers_once_more(tmp_path: Path) -> None:
     task, found = attempts(6)
     right = next(i for i, a in enumerate(found, 1) if a.verdict.outcome)
@@ -81,8 +85,11 @@ def test_an_agent_reads_the_trajectories_and_answers_once_more(tmp_path: Path) -
     heavy = fuse(task, found, "agent", model=reader, folder=tmp_path / "fusion")
     assert heavy.right
     assert heavy.chosen == task.answer
-    documents = sorted(path.name for path in (tmp_path / "fusion" / "corpus").iterdir())
+    documents = sorted(path.name for path in (tmp_path / "fusion" / "world" / "corpus").iterdir())
     assert documents == [f"attempt{i}.md" for i in range(1, 7)]
-    text = (tmp_path / "fusion" / "corpus" / "attempt1.md").read_text()
+    text = (tmp_path / "fusion" / "world" / "corpus" / "attempt1.md").read_text()
     assert "STATE" not in text  # reasoning stays out
+    assert all(call.result.text.splitlines()[0] in text for call in found[0].run.calls)
+    again = fuse(task, found, "agent", model=never, folder=tmp_path / "fusion")
+    assert again.chosen == heavy.chosen  # its record is there
     assert quick(task, Oracle(task.policy)).verdict.passed

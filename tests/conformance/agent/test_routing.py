@@ -10,7 +10,7 @@ from conformance.agent.smalltools import SmallTools
 
 def test_the_router_finds_every_tool_by_its_words() -> None:
     routed = route(Router(), SmallTools(Path(".")).tools())
-    assert len(routed) == 8
+    assert len(routed) == 9
     assert [each for each in routed if not each.right] == []
 
 

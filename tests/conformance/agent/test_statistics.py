@@ -5,7 +5,8 @@ import math
 import pytest
 
 from conformance.agent.attempt import quick
-from conformance.agent.families import chase
+from conformance.agent.axes import grid
+from conformance.agent.families import chase, ledger
 from conformance.agent.plots import Line, Point, svg
 from conformance.agent.scaling import (
     Trial,
@@ -18,7 +19,8 @@ from conformance.agent.scaling import (
     within,
 )
 from conformance.agent.simulated import noisy
-from conformance.agent.sweep import INSTRUMENT, Sweep, overlay, read, run
+from conformance.agent.sweep import INSTRUMENT, Sweep, overlay, read, row_of, run
+from k2ref.errors import InputError
 
 
 def points(rate: float, lengths: tuple[int, ...]) -> list[Point]:
@@ -84,7 +86,50 @@ def test_a_sweep_keeps_its_rows_and_says_when_it_is_simulated() -> None:
     real = Sweep(tuple({**row, "model": "kimi-k2-thinking"} for row in found.rows))
     assert INSTRUMENT not in real.plots("real")["success_by_length.svg"]
     row = found.rows[0]
+    assert row["efficiency"] == 1.0
     assert row["prompt_tokens"] == found.trials[0].tokens - int(str(row["completion_tokens"]))
+
+
+def swept(setting: str, p: float) -> list[dict[str, object]]:
+    tasks = [ledger.make(f"s{i}", 20) for i in range(6)]
+    runs = [quick(task, noisy(task.policy, task.seed, p)) for task in tasks]
+    return [row_of(t, r, "simulated x", setting) for t, r in zip(tasks, runs, strict=True)]
+
+
+def test_a_sweep_over_settings_has_a_line_for_each_and_a_front() -> None:
+    found = Sweep((*swept("steps=30", 0.0), *swept("steps=10", 0.3)))
+    lines = found.summary()
+    assert "steps=30: n=20: 1.00 [0.54, 1.00]" in lines
+    assert any(line.startswith("steps=10: errors per index, in bands of 50: 0.") for line in lines)
+    assert [line.split(",")[0] for line in lines if line.startswith("front: ")] == [
+        "front: steps=30"
+    ]
+    plots = found.plots("two settings")
+    assert {"front.svg", "accuracy_by_index.svg", "survival.svg"} < set(plots)
+    assert "steps=30" in plots["success_by_length.svg"]
+    assert found.trials[0].task != found.trials[6].task
+
+
+def test_accuracy_by_index_is_the_share_of_right_indices() -> None:
+    row = swept("", 0.0)[0]
+    found = Sweep(({**row, "by_index": "1101"}, {**row, "by_index": "1011"}))
+    assert [(p.x, p.y) for p in found.accuracy()] == [(1, 1.0), (2, 0.5), (3, 0.5), (4, 1.0)]
+    assert read(found.csv()).accuracy() == found.accuracy()
+    long = Sweep(({**row, "by_index": "1" * 30 + "0" * 30},))
+    assert len(long.accuracy()) == 20
+    assert [p.y for p in long.accuracy()][9:11] == [1.0, 0.0]
+
+
+def test_axes_multiply_and_heavy_counts_share_their_runs() -> None:
+    settings = grid(["steps=10,30", "keep-last=0,3", "heavy=1,8"])
+    assert [dict(s.flags) for s in settings] == [
+        {"steps": a, "keep_last": b} for a in (10, 30) for b in (0, 3)
+    ]
+    assert settings[0].name(8) == "steps=10 keep_last=0 heavy=8"
+    assert grid([])[0].name(1) == ""
+    for wrong in ("step=1", "steps=x", "heavy=0", "steps"):
+        with pytest.raises(InputError, match="an axis is NAME=V1,V2"):
+            grid([wrong])
 
 
 def test_a_plot_is_the_same_each_time_and_escapes_its_words() -> None:
