@@ -1,6 +1,7 @@
 """Export to ATIF v1.4, the Agent Trajectory Interchange Format (harbor, RFC 0001).
 
-Fields beyond the format go into `extra`. A withheld export has no reasoning at all.
+Fields beyond the format go into `extra`, costs in another currency than dollars too. A withheld
+export has no reasoning at all.
 """
 
 import json
@@ -14,12 +15,12 @@ from conformance.agent.trace import Trace, Turn
 SCHEMA = "ATIF-v1.4"
 
 
-def export(trace: Trace, *, model: str = "", withhold_reasoning: bool = False) -> dict[str, Any]:
+def export(trace: Trace, *, withhold_reasoning: bool = False) -> dict[str, Any]:
     """Write a trace in the format: Trace -> JSON object."""
     steps = [_prompt_step(i, m) for i, m in enumerate(trace.prompt, 1)]
     previous: dict[str, Any] = {}
     for turn in trace.turns:
-        steps.append(_agent_step(len(steps) + 1, turn, previous))
+        steps.append(_agent_step(len(steps) + 1, turn, previous, trace.currency))
         previous = turn.spent
     if withhold_reasoning:
         steps = [{k: v for k, v in redacted(s).items() if k != "reasoning_content"} for s in steps]
@@ -27,14 +28,14 @@ def export(trace: Trace, *, model: str = "", withhold_reasoning: bool = False) -
     return {
         "schema_version": SCHEMA,
         "session_id": trace.run,
-        "agent": {"name": "k2conf-agent", "version": _version(), "model_name": model or "unknown"},
+        "agent": {"name": "k2conf-agent", "version": _version(), "model_name": trace.model or None},
         "steps": steps,
         "final_metrics": {
             "total_prompt_tokens": spent.get("prompt_tokens", 0),
             "total_completion_tokens": spent.get("completion_tokens", 0),
             "total_cached_tokens": spent.get("cached_tokens", 0),
-            "total_cost_usd": spent.get("cost") or None,
             "total_steps": len(steps),
+            **_cost("total_cost", spent.get("cost", 0.0), trace.currency),
         },
         "extra": {"end": {k: v for k, v in trace.end.items() if k in ("status", "detail")}},
     }
@@ -51,12 +52,12 @@ def _prompt_step(number: int, message: dict[str, Any]) -> dict[str, Any]:
     return {"step_id": number, "source": message["role"], "message": message["content"]}
 
 
-def _agent_step(number: int, turn: Turn, previous: dict[str, Any]) -> dict[str, Any]:
+def _agent_step(number: int, turn: Turn, previous: dict[str, Any], currency: str) -> dict[str, Any]:
     step: dict[str, Any] = {
         "step_id": number,
         "source": "agent",
         "message": turn.message["content"],
-        "metrics": _metrics(turn.spent, previous),
+        "metrics": _metrics(turn.spent, previous, currency),
     }
     if reasoning_of(turn.message) is not None:
         step["reasoning_content"] = reasoning_of(turn.message)
@@ -75,9 +76,15 @@ def _agent_step(number: int, turn: Turn, previous: dict[str, Any]) -> dict[str, 
     return step
 
 
-def _metrics(spent: dict[str, Any], previous: dict[str, Any]) -> dict[str, Any]:
+def _metrics(spent: dict[str, Any], previous: dict[str, Any], currency: str) -> dict[str, Any]:
     """Take the counters of one turn: after, before -> metrics."""
     names = ("prompt_tokens", "completion_tokens", "cached_tokens")
     metrics = {name: spent[name] - previous.get(name, 0) for name in names}
-    cost = spent["cost"] - previous.get("cost", 0.0)
-    return metrics | ({"cost_usd": cost} if cost else {})
+    return metrics | _cost("cost", spent["cost"] - previous.get("cost", 0.0), currency)
+
+
+def _cost(name: str, cost: float, currency: str) -> dict[str, Any]:
+    if not cost:
+        return {}
+    in_dollars = currency.upper() == "USD"
+    return {f"{name}_usd": cost} if in_dollars else {"extra": {name: cost, "currency": currency}}

@@ -54,16 +54,15 @@ def run_show(given: argparse.Namespace) -> int:
 
 
 def run_export(given: argparse.Namespace) -> int:
-    found = trace.read(given.record)
-    if given.format == "mermaid":
-        print(graph.of(found).mermaid(), end="")
-        return 0
-    kept = not given.withhold_reasoning
-    made = (
-        graph.of(found).as_dict()
-        if given.format == "graph"
-        else atif.export(found, withhold_reasoning=not kept)
-    )
+    found, withhold = trace.read(given.record), given.withhold_reasoning
+    if given.format == "atif":
+        made = atif.export(found, withhold_reasoning=withhold)
+    else:
+        drawn = graph.of(found, withhold_reasoning=withhold)
+        if given.format == "mermaid":
+            print(drawn.mermaid(), end="")
+            return 0
+        made = drawn.as_dict()
     json.dump(made, sys.stdout, ensure_ascii=False, indent=1)
     print()
     return 0

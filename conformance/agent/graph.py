@@ -1,9 +1,9 @@
-"""The graph of a run: claims of the answer, turns, and the results they rest on.
+"""The graph of a run: claims of the answer, turns with their reasoning, and the results.
 
-An edge leads from what was said to what it was said on: claim -> result that shows its words,
-claim -> last turn, turn -> results it read, result -> turn that asked for it. So the graph is
-acyclic, and from each claim a path leads to a tool result. That is support by occurrence, not
-truth.
+An edge leads from what was said to what it was said on: claim -> result that it cites or whose
+words it has, claim -> last turn, turn -> results it read, cites in a call or thinks of, result ->
+turn that asked for it. So the graph is acyclic, and from each claim a path leads to a tool result.
+That is support by occurrence, not truth; reasoning is kept beside its turn, unverified.
 """
 
 import re
@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from conformance.agent.messages import reasoning_of
 from conformance.agent.toolbox import ref_of
 from conformance.agent.trace import Trace, Turn
 
+REF = re.compile(r"\br\d+\b")
 WORD = re.compile(r"[0-9a-f]{6,}|\d+")
 
 
@@ -23,9 +25,14 @@ class Graph:
 
     nodes: dict[str, str] = field(default_factory=dict)
     edges: list[tuple[str, str, str]] = field(default_factory=list)
+    reasoning: dict[str, str] = field(default_factory=dict)  # of turns
 
     def as_dict(self) -> dict[str, Any]:
-        nodes = [{"id": key, "text": text} for key, text in self.nodes.items()]
+        nodes = [
+            {"id": key, "text": text}
+            | ({"unverified_reasoning": self.reasoning[key]} if key in self.reasoning else {})
+            for key, text in self.nodes.items()
+        ]
         return {
             "nodes": nodes,
             "edges": [dict(zip(("from", "to", "why"), e, strict=True)) for e in self.edges],
@@ -49,7 +56,7 @@ class Graph:
         return found
 
 
-def of(trace: Trace) -> Graph:
+def of(trace: Trace, *, withhold_reasoning: bool = False) -> Graph:
     """Build the graph of a trace."""
     graph = Graph()
     results: dict[str, str] = {}
@@ -59,6 +66,11 @@ def of(trace: Trace) -> Graph:
         graph.nodes[node] = ", ".join(call.name for call in turn.calls) or "answer"
         graph.edges += [(node, result, "read") for result in unread]
         graph.edges += [(node, ref, "cites") for ref in _cited(turn) if ref in results]
+        thought = "" if withhold_reasoning else reasoning_of(turn.message) or ""
+        if thought:
+            graph.reasoning[node] = thought
+            thought_of = sorted(set(REF.findall(thought)) & set(results))
+            graph.edges += [(node, ref, "thinks of") for ref in thought_of]
         unread = []
         for name, text in _results(turn, len(results)):
             graph.nodes[name], results[name] = text, text
@@ -83,6 +95,8 @@ def _add_claims(graph: Graph, last: Turn, results: dict[str, str]) -> None:
         claim = f"c{number}"
         graph.nodes[claim] = line
         graph.edges.append((claim, f"t{last.number}", "said in"))
+        cited = sorted(set(REF.findall(line)) & set(results))
+        graph.edges += [(claim, ref, "cites") for ref in cited]
         words = set(WORD.findall(line))
         for name, text in results.items():
             if words & set(WORD.findall(text)):

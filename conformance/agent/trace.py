@@ -38,6 +38,8 @@ class Trace:
     prompt: list[Message]
     turns: list[Turn]
     end: dict[str, Any]
+    model: str = ""
+    currency: str = ""
 
 
 def read(path: Path) -> Trace:
@@ -48,6 +50,7 @@ def read(path: Path) -> Trace:
     for event in events(path):
         if event["kind"] == "start":
             trace.run, trace.prompt = event["run"], event["messages"]
+            trace.model, trace.currency = event["model"], event["currency"]
         elif event["kind"] == "turn":
             number = len(trace.turns) + 1
             turn = Turn(number, event["message"], event["spent"], event["hidden"])

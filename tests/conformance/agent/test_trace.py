@@ -8,12 +8,15 @@ import pytest
 
 from conformance.agent import atif, graph, trace
 from conformance.agent.attempt import attempt
+from conformance.agent.driver import Driver
 from conformance.agent.families import chase, needle
-from conformance.agent.limits import Prices
+from conformance.agent.limits import Limits, Prices
+from conformance.agent.messages import Call, Reply
 from conformance.agent.mock import StrictEndpoint
 from conformance.agent.record import Record, events, redacted, trim
 from conformance.agent.run import Options
 from conformance.agent.simulated import Oracle
+from conformance.agent.smalltools import SmallTools
 from conformance.agent.tasks import Task, write_world
 from k2ref.errors import InputError
 
@@ -53,8 +56,10 @@ def test_the_text_view_is_the_golden_one(recorded: Recorded) -> None:
 
 
 def test_the_export_keeps_reasoning_calls_and_their_observations(recorded: Recorded) -> None:
-    task, path = recorded(prices=Prices("2026-01-01", "USD", 1.0, 0.1, 2.0))
-    made = atif.export(trace.read(path), model="simulated")
+    prices = Prices("2026-01-01", "USD", 1.0, 0.1, 2.0)
+    task, path = recorded(prices=prices, model="simulated oracle")
+    made = atif.export(trace.read(path))
+    assert made["agent"]["model_name"] == "simulated oracle"
     assert made["schema_version"] == "ATIF-v1.4"
     assert [step["step_id"] for step in made["steps"]] == list(range(1, 13))
     first = made["steps"][1]
@@ -69,6 +74,26 @@ def test_the_export_keeps_reasoning_calls_and_their_observations(recorded: Recor
     assert sum(m["cost_usd"] for m in metrics) == pytest.approx(final["total_cost_usd"])
     assert made["steps"][-1]["message"] == task.answer
     json.dumps(made)
+
+
+@pytest.mark.parametrize("currency", ["USD", "CNY", ""])
+@pytest.mark.parametrize("withhold", [False, True])
+def test_the_export_fits_the_published_models(
+    recorded: Recorded, currency: str, withhold: bool
+) -> None:
+    """The package atif holds the format as pydantic models that forbid unknown fields."""
+    published = pytest.importorskip("atif")
+    prices = Prices("2026-01-01", currency, 1.0, 0.1, 2.0) if currency else None
+    task, path = recorded(needle.make("atif", 24), prices=prices,
+                          limits=Limits(window=40_000, reasoning_per_step=0))  # fmt: skip
+    made = atif.export(trace.read(path), withhold_reasoning=withhold)
+    read = published.Trajectory.model_validate(made)
+    assert read.schema_version == "ATIF-v1.4"
+    agents = [step for step in read.steps if step.source == "agent"]
+    assert [bool(step.reasoning_content) for step in agents] == [not withhold] * len(agents)
+    assert [step.observation is None for step in agents] == [False] * 24 + [True]
+    assert (read.final_metrics.total_cost_usd is not None) == (currency == "USD")
+    assert bool(read.final_metrics.extra) == (currency == "CNY")
 
 
 def test_a_withheld_export_has_no_reasoning(recorded: Recorded) -> None:
@@ -123,6 +148,28 @@ def test_the_graph_names_the_result_that_shows_a_claims_words(recorded: Recorded
     assert all(any(mark in found.nodes[node] for node in shown) for mark in marks)
     assert found.mermaid().startswith("flowchart RL\n")
     assert found.mermaid().count("-->") == len(found.edges)
+
+
+def test_the_graph_leads_from_thoughts_and_citations_to_results(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n")
+    replies = iter(
+        [
+            Reply("", "Look.", (Call("functions.read_file:0", "read_file", '{"path": "a.txt"}'),)),
+            Reply("", "r1 was it?", (Call("functions.open:1", "open", '{"id": "r1"}'),)),
+            Reply("It is one [r2].", "r1 and r2 agree; r9 does not exist."),
+        ]
+    )
+    path = tmp_path / "turns.jsonl"
+    Driver(lambda request: next(replies), SmallTools(tmp_path), record_path=path).start("go")
+    found = graph.of(trace.read(path))
+    assert {("t2", "r1", "cites"), ("t2", "r1", "thinks of"), ("c1", "r2", "cites")} <= set(
+        found.edges
+    )
+    assert ("t3", "r9", "thinks of") not in found.edges
+    assert acyclic(found)
+    assert found.as_dict()["nodes"][0]["unverified_reasoning"] == "Look."
+    withheld = graph.of(trace.read(path), withhold_reasoning=True)
+    assert "agree" not in json.dumps(withheld.as_dict())
 
 
 def test_a_torn_last_line_is_left_out_and_cut_off(tmp_path: Path) -> None:
