@@ -11,7 +11,7 @@ kernel as the Python it is written in.
 import functools
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numba
@@ -34,7 +34,7 @@ def threaded(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def call(*arguments: Any) -> None:
         touched = sum(getattr(argument, "nbytes", 0) for argument in arguments)
-        with threads(1 if touched < THREADED_BYTES else _settings.NUMBA_NUM_THREADS):
+        with threads(1) if touched < THREADED_BYTES else nullcontext():
             compiled(*arguments)
 
     return call

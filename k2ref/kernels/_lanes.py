@@ -40,8 +40,8 @@ def load_scales(a, row, group, count):
     return np.repeat(_bfloat16(a[row : row + count, group : group + 4]), 4, axis=1)
 
 
-def fetch(a, row, column):
-    """Ask for the cache line of an element that is needed soon: a, row, column -> nothing."""
+def fetch(a, row, column, cache):
+    """Ask for the line of an element needed soon, into cache 1 or 2: a, row, column -> nothing."""
 
 
 def codes(words, n):

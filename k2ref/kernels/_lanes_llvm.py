@@ -165,27 +165,37 @@ def load_scales(typing, a, row, group, count):
 
     def emit(context, builder, signature, args):
         places = _row_places(context, builder, signature, args, n)
-        four = [_read(builder, p, ir.VectorType(ir.IntType(16), 4)) for p in places]
-        spread = [lane // 4 for lane in range(LANES)]
-        return _gather(builder, [_shuffle(builder, _bfloat16(builder, v), spread) for v in four])
+        return _gather(builder, [_four_scales(builder, place) for place in places])
 
     return _floats(n)(a, row, group, count), emit
 
 
+def _four_scales(builder: Any, place: Any) -> Any:
+    """Emit one load, which repeats the four, and one shuffle of bytes."""
+    eight_bytes = builder.load(builder.bitcast(place, _I64.as_pointer()), align=2)
+    repeated = _fan(builder, eight_bytes, ir.VectorType(_I64, 8))
+    halves = builder.bitcast(repeated, ir.VectorType(ir.IntType(16), 32))
+    nothing = ir.Constant(halves.type, [0] * 32)
+    order = [half for lane in range(LANES) for half in (32, lane // 4 * 9)]
+    mask = ir.Constant(ir.VectorType(_I32, 32), order)
+    return builder.bitcast(builder.shuffle_vector(halves, nothing, mask), _FLOATS)
+
+
 @intrinsic
-def fetch(typing, a, row, column):
-    """Ask for the cache line of an element that is needed soon: a, row, column -> nothing."""
+def fetch(typing, a, row, column, cache):
+    """Ask for the line of an element needed soon, into cache 1 or 2: a, row, column -> nothing."""
+    locality = 4 - _fixed(cache)
 
     def emit(context, builder, signature, args):
-        place = _place(context, builder, signature.args[0], args[0], list(args[1:]))
+        place = _place(context, builder, signature.args[0], args[0], list(args[1:3]))
         address = builder.bitcast(place, ir.IntType(8).as_pointer())
         call_type = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
         call = cgutils.get_or_insert_function(builder.module, call_type, "llvm.prefetch.p0")
-        read, second_level_cache, data = (ir.Constant(_I32, i) for i in (0, 2, 1))
-        builder.call(call, [address, read, second_level_cache, data])
+        read, near, data = (ir.Constant(_I32, i) for i in (0, locality, 1))
+        builder.call(call, [address, read, near, data])
         return context.get_dummy_value()
 
-    return types.none(a, row, column), emit
+    return types.none(a, row, column, cache), emit
 
 
 def _has_table(context: Any) -> bool:

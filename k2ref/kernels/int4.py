@@ -8,10 +8,11 @@ vector of 16 words holds 128 columns, nibble n of them the columns n, n + 8, n +
 are laid out in that order first, so that no code is ever moved to another lane.
 
 One token: the codes of a group are multiplied and added as they are, the scale comes afterwards.
-The time goes into reading, so lines are asked for some rows ahead. Several tokens: a scaled weight
-is used for up to 12 of them while it is in a register, and a panel of rows stays in the cache for
-all tokens. Group sizes that are no multiple of 32, rounded weights and scales beyond bfloat16 take
-the plain path. A code times an activation must not overflow float32.
+Lines are asked for ahead of use, one after another as they lie in memory: into the first-level
+cache where the activations leave room, else further ahead into the second. Several tokens: a scaled
+weight is used for up to 12 of them while it is in a register, and a panel of rows stays in the
+cache for all tokens. Group sizes that are no multiple of 32, rounded weights and scales beyond
+bfloat16 take the plain path. A code times an activation must not overflow float32.
 """
 
 from typing import Literal
@@ -28,7 +29,7 @@ ROWS = 4  # rows that share a load of the activations of one token
 PAIR = 2  # rows that share a load of the activations of several
 PANEL = 128  # rows that stay in the second-level cache while tokens pass
 CHUNK = 128  # columns in a vector of 16 words
-AHEAD = 32768  # bytes between the words in use and those asked for
+SHORT = 16384  # bytes of activations that leave room in the first-level cache for what comes next
 
 
 def int4_linear(
@@ -101,7 +102,8 @@ def _chunks(x_TL: np.ndarray, words_MP: np.ndarray, bits_MG: np.ndarray) -> np.n
     words_MP, bits_MG = _arrays.read_only(words_MP), _arrays.read_only(bits_MG)
     if T == 1:
         out_TM = np.empty((1, M), np.float32)
-        _one_token(_arranged(x_TL, 1)[0], words_MP, bits_MG, out_TM)
+        one_token = _NEAR if x_TL.nbytes <= SHORT else _FAR
+        one_token(_arranged(x_TL, 1)[0], words_MP, bits_MG, out_TM)
         return out_TM
     width = tile_width(T)
     tiles = _arranged(x_TL, width)
@@ -124,25 +126,33 @@ def _arranged(x_TL, width):
     return tiles.reshape(-(-T // width), L * width)
 
 
-@threaded
-def _one_token(x, words_MP, bits_MG, out_TM):
-    M, P = words_MP.shape
-    ahead = AHEAD // (4 * P) // ROWS * ROWS + ROWS
-    for block in prange(-(-M // ROWS)):
-        row = min(block * ROWS, M - ROWS)  # the last block repeats rows of the one before
-        total = lanes.zeros(ROWS)
-        for k in range(P // 16):
-            for i in range(ROWS):
-                lanes.fetch(words_MP, row + ahead + i, 16 * k)
-            if k % 2 == 0:
-                lanes.fetch(bits_MG, row + ahead, 16 * k)
-            words = lanes.load_rows(words_MP, row, 16 * k, ROWS)
-            dot = lanes.zeros(ROWS)
-            for n in range(8):
-                x_n = lanes.load(x, CHUNK * k + 16 * n, 1)
-                dot = lanes.fused(lanes.codes(words, n), x_n, dot)
-            total = lanes.fused(dot, lanes.load_scales(bits_MG, row, 4 * k, ROWS), total)
-        lanes.store_totals(total, out_TM, 0, row, 1)
+def _one_token(cache, ahead_bytes):
+    """Compile the product for one token: a cache, how far to read into it ahead -> kernel."""
+
+    @threaded
+    def one_token(x, words_MP, bits_MG, out_TM):
+        M, P = words_MP.shape
+        ahead = ahead_bytes // (4 * P) // ROWS * ROWS + ROWS
+        for block in prange(-(-M // ROWS)):
+            row = min(block * ROWS, M - ROWS)  # the last block repeats rows of the one before
+            total = lanes.zeros(ROWS)
+            for k in range(P // 16):
+                for i in range(ROWS):  # one line after another, though the rows are used at once
+                    lanes.fetch(words_MP, row + ahead, 16 * (ROWS * k + i), cache)
+                if k % 2 == 0:
+                    lanes.fetch(bits_MG, row + ahead, 16 * k, cache)
+                words = lanes.load_rows(words_MP, row, 16 * k, ROWS)
+                dot = lanes.zeros(ROWS)
+                for n in range(8):
+                    x_n = lanes.load(x, CHUNK * k + 16 * n, 1)
+                    dot = lanes.fused(lanes.codes(words, n), x_n, dot)
+                total = lanes.fused(dot, lanes.load_scales(bits_MG, row, 4 * k, ROWS), total)
+            lanes.store_totals(total, out_TM, 0, row, 1)
+
+    return one_token
+
+
+_NEAR, _FAR = _one_token(1, 0), _one_token(2, 32768)
 
 
 def _many(tokens):

@@ -20,7 +20,7 @@ def read_words(words, row, column, n, out):
 
 @kernel
 def read_rows(a, row, column, out):
-    lanes.fetch(a, row + 9, column)
+    lanes.fetch(a, row + 9, column, 1)
     lanes.store(lanes.load_rows(a, row, column, 2), out, 0, 0)
     lanes.store(lanes.load_across(a, row, column, 2), out, 1, 0)
 
