@@ -54,9 +54,9 @@ def _judge_echo(case: str, completion: Completion, payload: Any) -> Finding:
 
 
 def _unwilling(case: str, completion: Completion) -> Finding:
-    """Say that nothing can be judged, unless the call leaked as text: -> Finding."""
-    if leaked := completion.leaks():
-        return judge(case, leaked)
+    """Say that nothing can be judged, unless the answer is broken already: -> Finding."""
+    if problems := completion.leaks() + completion.problems:
+        return judge(case, problems)
     called = ", ".join(call.name for call in completion.calls) or "nothing"
     return Finding(case, Verdict.INCONCLUSIVE, f"the model called {called}; nothing to judge")
 

@@ -39,6 +39,8 @@ def check_reasoning(target: Target) -> Iterator[Finding]:
         ]
         if completion.reasoning is None:
             problems.append("neither reasoning_content nor reasoning came")
+        if completion.finish == "stop" and not (completion.content or completion.calls):
+            problems.append("no content came: it ended in the reasoning, or nowhere")
         yield judge(case, problems)._replace(
             message="; ".join(problems) or f"in {completion.reasoning_field}"
         )

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 from conformance.api.exchange import Answer, counts
 from k2ref.chat.lexer import MARKERS
 from k2ref.chat.wire import REASONING_FIELDS
+from k2ref.tokenizer import TURN_NAMES
+
+CONTROL = tuple(dict.fromkeys((*MARKERS, *TURN_NAMES)))
 
 
 class ToolCall(NamedTuple):
@@ -60,7 +63,7 @@ class Completion:
         """Name the markers that stand in its fields: -> sentences."""
         fields = {"content": self.content, "reasoning": self.reasoning or ""}
         fields |= {f"arguments of {call.name}": call.arguments for call in self.calls}
-        return [f"{m} in {name}" for name, text in fields.items() for m in MARKERS if m in text]
+        return [f"{m} in {name}" for name, text in fields.items() for m in CONTROL if m in text]
 
 
 def read_whole(answer: Answer) -> Completion:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.api import run
+from conformance.api import run, schemas
 from conformance.api.exchange import Exchange, Http
 from conformance.api.target import Target, run_checks
 from conformance.results import Verdict
@@ -41,6 +41,8 @@ LLAMA = BOTH | {  # llama.cpp b11549, as xllamacpp 2026.10
     "broken-temperature": "takes a temperature of -1",
     "broken-top-p": "takes a top_p of 7",
     "broken-tools-text": "answers 500 to tools that are no list",
+    "schema-self-reference": "refuses a schema that refers to itself",
+    "generated": "refuses a schema that refers to itself",
 }
 LOOSE = {
     "prompt-thinking-tool-loop": "a space in arguments written anew",
@@ -84,7 +86,9 @@ def wait(url: str, process: subprocess.Popen) -> None:
 def judge(url: str, model: str, tape: Path, fails: dict[str, str]) -> None:
     tokenizer = load_tokenizer(tape / "own")
     target = Target(Exchange(Http(url)), model, tokenizer=tokenizer, max_tokens=40)
-    results = list(run_checks(target))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schemas, "GENERATED", 16)  # the tape's tokens are bytes: prompts are long
+        results = list(run_checks(target))
     found = {
         verdict: {r.case: r.message for r in results if r.verdict is verdict} for verdict in Verdict
     }
