@@ -20,8 +20,7 @@ from transformers.models.deepseek_v3 import modeling_deepseek_v3 as modeling
 
 from conformance.adapters.torch_arrays import interleave, to_numpy, to_torch
 from conformance.engine import NotOffered
-from k2ref import oracle
-from k2ref.oracle import Expert, Routing, Weight
+from k2ref.oracle import Expert, Routing, Weight, dense
 
 
 def _only(offered: bool, what: str) -> None:
@@ -188,7 +187,7 @@ def moe(x_TD: np.ndarray, routing: Routing, experts: Any, *, dequant: str = "exa
 
 
 def _dense(weight: Weight, dtype: Any, dequant: str) -> Any:
-    return to_torch(oracle.dense(weight, dequant=dequant).astype(dtype))  # type: ignore[arg-type]
+    return to_torch(dense(weight, dequant=dequant).astype(dtype))  # type: ignore[arg-type]
 
 
 def attend_expanded(

@@ -19,8 +19,12 @@ MAX_BYTES = 50_000
 def add_commands(commands: Any) -> None:
     """Add the command: subparsers."""
     parser = commands.add_parser("repro", help="a failure as one file that needs no k2conf")
-    parser.add_argument("engine", help="module:NAME, stdio:COMMAND or hf:[DIR][,patch=FILE]")
-    parser.add_argument("case", nargs="?", help="as `run` printed it; the first failure without")
+    parser.add_argument(
+        "engine", help="module:NAME, stdio:COMMAND, hf:[DIR][,patch=FILE], mlx: or dump:DIR"
+    )
+    parser.add_argument(
+        "case", nargs="?", help="as `run` printed it, or a tensor; the first failure without"
+    )
     parser.add_argument("--precision", choices=("f64", "f32", "bf16"), help="declared precision")
     parser.add_argument("--out", type=Path, default=Path("repro.py"), metavar="FILE")
     parser.set_defaults(run=run_repro)
@@ -28,6 +32,9 @@ def add_commands(commands: Any) -> None:
 
 def run_repro(options: argparse.Namespace) -> int:
     """Write the file, and run it once: options -> exit code."""
+    scheme = options.engine.partition(":")[0].replace("https", "http")
+    if scheme in REFUSED:
+        raise InputError(f"no file for {scheme}: {REFUSED[scheme]}; {OTHERWISE}")
     engine = open_engine(options.engine, precision=options.precision)
     try:
         text, raised = _text(engine, options.engine, options.case)
@@ -46,9 +53,22 @@ def run_repro(options: argparse.Namespace) -> int:
     return Exit.OK
 
 
+REFUSED = {
+    "gguf": "llama.cpp offers logits alone; build it from source and ask its operations by stdio:",
+    "kt": "the client of kt-kernel is part of this kit",
+    "http": "a server offers logits alone; ask the engine behind it through module: or stdio:",
+}
+OTHERWISE = "`run --save-failures DIR` writes failing inputs as vectors, `export` whole models"
+
+
 def _text(engine: Engine, address: str, case: str | None) -> tuple[str, bool]:
     """Write the file: engine, address, case -> text, and whether the engine raises there."""
-    if address.startswith("hf:"):
+    scheme = address.partition(":")[0]
+    if scheme == "dump":
+        from conformance.repro import dumped
+
+        return dumped.script(engine, address, case), False
+    if scheme == "hf" and not (case and operation.is_case(case)):
         from conformance.repro import transformers_model  # needs torch
 
         return transformers_model.script(engine, address, case), False

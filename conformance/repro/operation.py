@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from conformance.adapters.address import split_address
 from conformance.adapters.messages import flatten, output_names
 from conformance.calls import answers, arguments, parameters
 from conformance.cases import Case, all_cases
 from conformance.compare import TAU_LIMIT, find_precision
 from conformance.engine import Engine, EngineError, NotOffered, attempt
 from conformance.judge import inputs, judge, reference
+from conformance.repro.extract import extract
 from conformance.repro.shrink import Table, shrink
 from conformance.repro.text import literal, table_text
 from conformance.results import Verdict
@@ -22,6 +24,18 @@ from k2ref import oracle
 from k2ref.errors import InputError
 
 HERE = Path(__file__).parent
+NEEDS = {
+    "hf": "numpy, torch, transformers and compressed-tensors",
+    "mlx": "numpy, mlx and mlx-lm",
+}
+# scheme -> the module whose functions ask the library, and what goes before them
+LIBRARIES = {
+    "hf": ("conformance.adapters.hf_ops", ""),
+    "mlx": (
+        "conformance.adapters.mlx_ops",
+        "import mlx.core as mx\n\nmx.set_default_device(mx.cpu)\n",
+    ),
+}
 
 
 def find_case(name: str) -> Case:
@@ -31,6 +45,11 @@ def find_case(name: str) -> Case:
     if found is None:
         raise InputError(f"no case {name!r}; a run prints their names")
     return found
+
+
+def is_case(name: str) -> bool:
+    """Tell whether a name is that of a case of operations: CASE or CASE@SEED -> bool."""
+    return any(c.id == name.partition("@")[0] for c in all_cases(0))
 
 
 def verdict(engine: Engine, case: Case, table: Table) -> tuple[Verdict, str]:
@@ -84,7 +103,7 @@ def script(engine: Engine, address: str, case: Case) -> tuple[str, bool]:
     fields = {
         "title": f"{engine.info.name} {engine.info.version}: {case.op} differs, case {case.id}.",
         "why": f"{requirement.must}\nInput: {case.why}. Seen: {message}",
-        "needs": "numpy and the engine",
+        "needs": NEEDS.get(address.partition(":")[0], "numpy and the engine"),
         "inputs": table_text(table),
         "expected": table_text({k: np.asarray(v) for k, v in wanted.answers.items()}),
         "allowed": literal(allowed),
@@ -103,24 +122,38 @@ def _call(address: str, op: str, table: Table) -> str:
         bound.apply_defaults()
         arrays, scalars = flatten(dict(bound.arguments), "")
         said = {"COMMAND": rest, "OPERATION": op, "RETURNED": output_names(op)}
-        head = "".join(f"{name} = {value!r}\n" for name, value in said.items())
-        head += f"MESSAGE = {table_text({**arrays, **scalars})}\n\n\n"
-        return head + (HERE / "call_stdio.py.txt").read_text("utf-8")
-    module, _, attributes = (rest if scheme == "module" else address).partition(":")
-    if (engine_of := scheme) in ("hf", "mlx", "gguf", "http", "https", "dump"):
-        raise InputError(f"{engine_of}: repro of single operations needs module: or stdio:")
-    positional_names = [
-        name for name, p in parameters(op).items() if p.kind is not inspect.Parameter.KEYWORD_ONLY
-    ]
+        message = f"MESSAGE = {table_text({**arrays, **scalars})}\n\n\n"
+        return _assigned(said) + message + _templates("call_stdio")
     told: dict[str, Any] = {
-        "MODULE": module,
-        "ATTRIBUTES": [a for a in attributes.split(".") if a],
         "OPERATION": op,
-        "POSITIONAL": positional_names,
+        "POSITIONAL": [
+            n for n, p in parameters(op).items() if p.kind is not inspect.Parameter.KEYWORD_ONLY
+        ],
         "DOTTED": any("." in name for name in table),
     }
-    head = "".join(f"{name} = {value!r}\n" for name, value in told.items())
-    return head + "\n\n" + (HERE / "call_module.py.txt").read_text("utf-8")
+    if scheme in LIBRARIES:
+        return _assigned(told) + _embedded(scheme, rest, op)
+    module, _, attributes = (rest if scheme == "module" else address).partition(":")
+    told |= {"MODULE": module, "ATTRIBUTES": [a for a in attributes.split(".") if a]}
+    return _assigned(told) + _templates("types", "arguments", "call_module")
+
+
+def _embedded(scheme: str, address: str, op: str) -> str:
+    """Carry along what asks the library: scheme, address, operation -> Python text."""
+    module, prelude = LIBRARIES[scheme]
+    _, options = split_address(address, {"dtype": "", "weights": "", "patch": ""})
+    patch = Path(options["patch"]).read_text("utf-8") if options["patch"] else ""
+    fork = f"# ---- what the fork changes ----\n{patch}\n# -------------------------------\n"
+    carried = extract("k2ref.oracle", "Int4", "Expert", "Routing") + extract(module, op)
+    return (fork if patch else "") + prelude + carried + _templates("arguments", "call_embedded")
+
+
+def _assigned(told: dict[str, Any]) -> str:
+    return "".join(f"{name} = {value!r}\n" for name, value in told.items()) + "\n\n"
+
+
+def _templates(*names: str) -> str:
+    return "".join((HERE / f"{name}.py.txt").read_text("utf-8") for name in names)
 
 
 def fill(template: str, fields: dict[str, str]) -> str:

@@ -1,20 +1,26 @@
 """`repro` writes one small file that shows a failure without the kit, and agrees without it."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from conformance.__main__ import main
-from conformance.engine import Namespace
+from conformance.engine import Namespace, open_engine
+from conformance.repro import operation
+from conformance.repro.extract import extract
 from conformance.repro.operation import find_case, smallest
 from conformance.repro.shrink import candidates, shrink, sizes
 from conformance.repro.text import literal
-from k2ref import oracle
+from k2ref import Checkpoint, InputError, Model, oracle
+from k2ref.trace import Recorder
 from tests.conformance.forks import FORKS
 
 ROOT = Path(__file__).parents[2]
@@ -197,3 +203,108 @@ def test_a_fork_s_bug_is_reproduced_without_the_kit(tmp_path: Path, name: str) -
     code, said = run_file(path)
     assert code == 0, said
     assert said.splitlines()[-1] == "agrees" or "agrees" in said
+
+
+def test_a_file_carries_along_what_asks_a_library_and_nothing_of_this_kit() -> None:
+    text = extract("conformance.adapters.hf_ops", "moe")
+    assert "def _dense" in text
+    assert "class Int4" in text
+    assert "import torch" in text
+    assert "import transformers" in text
+    assert "def route" not in text
+    assert not re.search(r"^(from|import) (conformance|k2ref)", text, re.M)
+    with pytest.raises(InputError, match="takes oracle as a module"):
+        extract("conformance.calls", "parameters")
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("gguf:", "no file for gguf: llama.cpp offers logits alone; build it from source and ask"),
+        ("kt:", "no file for kt: the client of kt-kernel is part of this kit"),
+        ("https://host/v1", "no file for http: a server offers logits alone"),
+    ],
+)
+def test_an_engine_that_no_file_can_ask_is_refused_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: str, message: str
+) -> None:
+    assert main(["repro", engine, "--out", str(tmp_path / "repro.py")]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "`run --save-failures DIR` writes failing inputs as vectors" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", [False, True])
+def test_files_of_an_engine_are_reproduced_by_the_wrong_row(tmp_path: Path, alone: bool) -> None:
+    export, path = tmp_path / "export", tmp_path / "repro.py"
+    assert main(["export", str(export)]) == 0
+    inputs, recorder = load_file(export / "near.safetensors"), Recorder()
+    model = Model(Checkpoint(export / "checkpoint"))
+    logits_TW = model.forward(inputs["ids_T"], inputs["position_T"], trace=recorder)
+    right = {"logits_TW": logits_TW, "L2.moe.shared": recorder["L2.moe.shared"]}
+    wrong = {name: array.copy() for name, array in right.items()}
+    name = "logits_TW" if alone else "L2.moe.shared"
+    wrong[name][7] *= 1.001
+    outputs = export / "outputs"
+    for file, arrays in (("near", wrong), ("right", right)):
+        kept = {"logits_TW": arrays["logits_TW"]} if alone else arrays
+        save_file(kept, outputs / f"{file}.safetensors")
+    declared = {"name": "files", "version": "1", "precision": "f32"}
+    (outputs / "engine.json").write_text(json.dumps(declared))
+    if not alone:  # a tap needs those before it
+        save_file({**wrong, "L2.ffn.norm": recorder["L2.ffn.norm"]}, outputs / "near.safetensors")
+    assert main(["repro", f"dump:{export}", "--out", str(path)]) == 0
+    code, said = run_file(path)
+    assert (code, said.split(":")[1]) == (1, f" {name}, row [7]")
+    run = [sys.executable, str(path), str(outputs / "right.safetensors")]
+    assert subprocess.run(run, capture_output=True, text=True).stdout == "agrees\n"
+    save_file(right, outputs / "near.safetensors")
+    assert main(["repro", f"dump:{export}", "--out", str(path)]) == 2
+
+
+@pytest.mark.peer
+def test_an_operation_of_a_fork_is_reproduced_without_the_kit(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is of the extra `peers`")
+    patch, path = tmp_path / "fork.py", tmp_path / "repro.py"
+    patch.write_text(FORKS["rs2"].source)
+    command = [sys.executable, "-m", "conformance", "repro", f"hf:,patch={patch}", "route-golden"]
+    run = subprocess.run([*command, "--out", str(path)], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stdout + run.stderr
+    text = path.read_text()
+    assert len(text) < 50_000
+    assert "import conformance" not in text
+    path.write_text(text.replace(FORKS["rs2"].source, ""))
+    code, said = run_file(path)
+    assert (code, said.splitlines()[-1]) == (0, "agrees")
+
+
+@pytest.mark.peer
+@pytest.mark.filterwarnings("ignore")  # foreign warnings
+@pytest.mark.parametrize("case", ["rms_norm-ordinary", "int4_linear-ordinary", "route-golden"])
+def test_an_operation_of_mlx_is_reproduced_without_the_kit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    pytest.importorskip("mlx_lm", reason="mlx-lm is of the extra `peers-mlx`")
+    engine, path = open_engine("mlx:"), tmp_path / "repro.py"
+    right = engine.operation
+
+    def doubled(name: str) -> Any:
+        function = right(name)
+
+        def wrong(*args: Any, **kw: Any) -> Any:
+            found = function(*args, **kw)
+            return type(found)(*found[:-1], 2 * found[-1]) if name == "route" else 2 * found
+
+        return wrong
+
+    monkeypatch.setattr(engine, "operation", doubled)
+    try:
+        text, _ = operation.script(engine, "mlx:", find_case(case))
+    finally:
+        engine.close()
+    assert len(text) < 50_000
+    path.write_text(text)
+    assert run_file(path) == (0, "agrees\n")
+    path.write_text(text.replace("mx.array(x.astype(np.float32))", "mx.array(-2 * x)"))
+    assert run_file(path)[0] == 1
