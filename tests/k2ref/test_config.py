@@ -129,6 +129,20 @@ def test_the_amplitude_follows_the_keys_that_are_given(values, amplitude: float)
         (yarn(factor=0), "YaRN's factor must be positive, got 0"),
         (changed(quantization_config={"quant_method": "awq"}), "must be fp8 or compressed-tensors"),
         (changed(quantization_config={"quant_method": "fp8"}), "need weight_block_size"),
+        (changed(quantization_config=[4]), r"quantization_config must be an object, got \[4\]"),
+        (
+            changed(quantization_config={**int4_config(), "ignore": "lm_head"}),
+            "ignore must be a list of strings, got 'lm_head'",
+        ),
+        (
+            changed(quantization_config={**int4_config(), "ignore": ["re:("]}),
+            r"ignore has 're:\(', no regular expression",
+        ),
+        (changed(norm_topk_prob=1), "norm_topk_prob must be true or false, got 1"),
+        (
+            changed(rms_norm_eps=-1e-6),
+            r"rms_norm_eps must be a number from 0 to 2\*\*53, got -1e-06",
+        ),
         (
             changed(quantization_config={**int4_config(), "format": "marlin-24"}),
             "format must be pack-quantized, got 'marlin-24'",

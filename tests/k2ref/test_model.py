@@ -73,6 +73,15 @@ def test_decoding_one_token_at_a_time_equals_prefill(model: Model) -> None:
     assert cache.nbytes >= 3 * len(IDS) * (16 + 8) * 8
 
 
+def test_the_cache_holds_the_latents_of_all_chunks(model: Model) -> None:
+    cache, taps = model.new_cache(), Recorder("attn.latent")
+    for part_T in np.split(IDS, [1, 4]):
+        model.forward(part_T, cache=cache, trace=taps)
+    latent_SC, key_rope_SR = cache.rows(2)
+    np.testing.assert_array_equal(latent_SC, taps["L2.attn.latent"])
+    assert key_rope_SR.shape == (len(IDS), 8)
+
+
 @given(length=st.integers(1, 10))
 def test_a_prefix_does_not_know_what_follows(model: Model, length: int) -> None:
     agree(model.forward(IDS[:length], FAR[:length]), model.forward(IDS, FAR)[:length])
