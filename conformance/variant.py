@@ -50,6 +50,10 @@ class Variant:
     def _keep(self, x: np.ndarray, like: np.ndarray) -> np.ndarray:
         return self.arithmetic.store(x).astype(like.dtype)
 
+    def _total(self, x_TL: np.ndarray) -> np.ndarray:
+        """Sum rows as a product sums them: x_TL -> total_T1."""
+        return self.arithmetic.product(x_TL, np.ones((1, x_TL.shape[-1]), x_TL.dtype))
+
     # what has no freedom
 
     int4_pack = staticmethod(oracle.int4_pack)
@@ -132,8 +136,8 @@ class Variant:
         self, x_TD: np.ndarray, gain_D: np.ndarray, eps: float, *, round_before_gain: bool = True
     ) -> np.ndarray:
         a, x = self.arithmetic, self._up(x_TD)
-        mean_T = a.sum(np.mean(a.sum(x * x), axis=-1, keepdims=True))
-        unit_TD = a.sum(x / np.sqrt(mean_T + a.work(eps)))
+        mean_T1 = self._total(a.sum(x * x)) / a.work(x.shape[-1])
+        unit_TD = a.sum(x / np.sqrt(mean_T1 + a.work(eps)))
         if round_before_gain:
             unit_TD = a.store(unit_TD)
         return self._keep(unit_TD * self._up(gain_D), x_TD)
@@ -149,7 +153,7 @@ class Variant:
     def softmax(self, logits: np.ndarray) -> np.ndarray:
         z = self._up(logits)
         powers = self.arithmetic.sum(np.exp(z - z.max(axis=-1, keepdims=True)))
-        return self._keep(powers / powers.sum(axis=-1, keepdims=True), logits)
+        return self._keep(powers / self._total(powers), logits)
 
     # positions
 
@@ -223,9 +227,10 @@ class Variant:
 
     def _weigh(self, score_TS: np.ndarray, scale: float, first_query: int) -> np.ndarray:
         T, S = score_TS.shape
-        score_TS = np.where(self.hidden(T, S, first_query), -np.inf, score_TS * scale)
-        powers_TS = np.exp(score_TS - score_TS.max(axis=-1, keepdims=True))
-        return self.arithmetic.store(powers_TS / powers_TS.sum(axis=-1, keepdims=True))
+        score_TS = self.arithmetic.sum(score_TS * scale)
+        score_TS = np.where(self.hidden(T, S, first_query), -np.inf, score_TS)
+        powers_TS = self.arithmetic.sum(np.exp(score_TS - score_TS.max(axis=-1, keepdims=True)))
+        return self.arithmetic.store(powers_TS / self._total(powers_TS))
 
     def hidden(self, T: int, S: int, first_query: int) -> np.ndarray:
         """Say which places each query must not see: T, S, first_query -> hidden_TS bool."""
