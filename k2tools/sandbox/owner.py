@@ -33,7 +33,7 @@ def threads_of(uid: int) -> int:
 
 
 def would_hand_over(workspace: Path) -> bool:
-    return os.name == "posix" and os.geteuid() == 0 and os.stat(workspace).st_uid == 0
+    return sys.platform != "win32" and os.geteuid() == 0 and os.stat(workspace).st_uid == 0
 
 
 def hand_over(workspace: Path) -> None:

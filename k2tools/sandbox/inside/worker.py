@@ -30,6 +30,8 @@ def main(orders: int, outcomes: int, interrupts: int, preload: list[str]) -> Non
         with suppress(ImportError), warnings.catch_warnings(action="ignore"):
             importlib.import_module(name)
     threading.Thread(target=watch, args=(interrupts,), daemon=True).start()
+    # That thread is ours and holds no lock: nothing that code which forks must hear of.
+    warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # between cells nothing is there to interrupt
     cells = cell.Cells()
     link.outcome({"kind": "ready"})
