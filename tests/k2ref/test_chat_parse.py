@@ -59,6 +59,19 @@ def test_an_output_is_read_as_the_spec_says(case: dict[str, Any], mode: str) -> 
     assert as_table(reply, case["expected"]) == case["expected"]
 
 
+@pytest.mark.parametrize(
+    ("case", "mode"), CASES, ids=lambda v: v if isinstance(v, str) else v["id"]
+)
+def test_an_engine_may_end_before_the_stop_token(case: dict[str, Any], mode: str) -> None:
+    segments = case["output"]
+    stops = [
+        n for n, s in enumerate(segments) if s in ({"control": "<|im_end|>"}, {"control": "[EOS]"})
+    ]
+    if case["id"] == "prose-im-end" or not stops:
+        return
+    test_an_output_is_read_as_the_spec_says({**case, "output": segments[: stops[0]]}, mode)
+
+
 def events_of(pieces: list[str], **options: Any) -> tuple[list[Event], Parser]:
     parser = Parser(**options)
     events = [event for piece in pieces for event in parser.feed(piece)]
