@@ -66,16 +66,24 @@ def task_of(given: argparse.Namespace, seed: str = "", n: int = 0) -> Task:
     return modified(make(given.family, seed or given.seed, n or given.n), given.modifier)
 
 
-def attempt_in(given: argparse.Namespace, task: Task, folder: Path, index: int = 0) -> Attempt:
+def attempt_in(
+    given: argparse.Namespace,
+    task: Task,
+    folder: Path,
+    index: int = 0,
+    *,
+    shared: Path | None = None,  # a world that lies there already
+) -> Attempt:
     """Attempt a task in a folder of its own, or take up the attempt that lies there."""
-    world, state, record = folder / "world", folder / "state", folder / "turns.jsonl"
-    if not begun(record):
-        write_world(task.files, world, again=given.resume)
-    elif not given.resume:
+    world, state, record = shared or folder / "world", folder / "state", folder / "turns.jsonl"
+    if begun(record) and not given.resume:
         raise InputError(f"{record} exists; --resume takes it up, another --out starts anew")
+    if not begun(record) and not shared:
+        write_world(task.files, world, again=given.resume)
     options, model = options_of(given, task, index), model_of(given, task)
     with workbench.tools(given.server, world, state, options.run_id) as (box, own_log):
         log = given.server_log or own_log
+        log = log / options.run_id if log and (log / options.run_id).is_dir() else log
         found = attempt(
             task,
             model,
@@ -120,11 +128,25 @@ def trajectories_in(
     Simulated trajectories differ by their seed, those of an endpoint by its temperature.
     """
 
+    shared = _shared_world(given, task, folder) if workbench.is_url(given.server) else None
+
     def one(index: int) -> Attempt:
         seeded = replace(task, seed=f"{task.seed}/{index}") if given.simulate else task
-        return attempt_in(given, seeded, folder / str(index + 1), index)
+        return attempt_in(given, seeded, folder / str(index + 1), index, shared=shared)
 
     return trajectories(one, count)
+
+
+def _shared_world(given: argparse.Namespace, task: Task, folder: Path) -> Path:
+    """Write the one world of a server given by URL: right for tasks that only read it."""
+    if {"edit_file", "write_file"} & set(task.tools):
+        raise InputError(
+            f"trajectories of {task.family} write, and would share the world behind {given.server}"
+            "; give a command with {world}, which starts a server for each"
+        )
+    if not any(begun(record) for record in folder.glob("*/turns.jsonl")):
+        write_world(task.files, folder / "world", again=given.resume)
+    return folder / "world"
 
 
 def run_heavy(given: argparse.Namespace) -> int:
@@ -149,6 +171,8 @@ def run_heavy(given: argparse.Namespace) -> int:
 def run_sweep(given: argparse.Namespace) -> int:
     from conformance.agent import sweep
 
+    if workbench.is_url(given.server):
+        raise InputError("a sweep has many worlds: give a command with {world}, not a URL")
     lengths = [int(part) for part in given.lengths.split(",")]
     tasks = [task_of(given, f"{given.seed}-{i}", n) for n in lengths for i in range(given.tasks)]
     rows = [

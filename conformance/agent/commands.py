@@ -109,7 +109,9 @@ def _add_checks(command: Adder) -> None:
     client.add_argument("-n", type=int, default=300)
 
 
-SERVER_HELP = "k2tools | small | URL | a command with {world}, {state} and {run}"
+SERVER_HELP = (
+    "k2tools | small | URL of a server of OUT/world | a command with {world}, {state} and {run}"
+)
 
 
 def _model_options(made: argparse.ArgumentParser) -> None:
@@ -128,7 +130,7 @@ def _task_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--modifier", action="append", default=[], choices=MODIFIERS)
     _model_options(made)
     made.add_argument("--server", default="k2tools", help=SERVER_HELP)
-    made.add_argument("--server-log", type=Path, help="run folder of a server given by URL")
+    made.add_argument("--server-log", type=Path, help="folder of the run, or of runs, of a URL")
     made.add_argument("--resume", action="store_true", help="take up the records in --out")
     made.add_argument(
         "--lost",

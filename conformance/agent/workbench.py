@@ -73,6 +73,11 @@ def run_name(task: Task, index: int = 0) -> str:
     return f"run-{key(task.seed, task.name, index, size=32)}"
 
 
+def is_url(server: str) -> bool:
+    """Tell a server that runs already from one that is started for each world."""
+    return server.startswith(("http://", "https://"))
+
+
 @contextmanager
 def tools(server: str, world: Path, state: Path, run: str) -> Iterator[tuple[Toolbox, Path | None]]:
     """Open the tool server: its name, world, state, run -> toolbox and the folder of its log.
@@ -92,6 +97,6 @@ def tools(server: str, world: Path, state: Path, run: str) -> Iterator[tuple[Too
         log = state / "runs" / run
     filled = server.replace("{world}", shlex.quote(str(world)))
     filled = filled.replace("{state}", shlex.quote(str(state))).replace("{run}", run)
-    named = run if server.startswith(("http://", "https://")) else ""  # one run per trajectory
+    named = run if is_url(server) else ""  # one run per trajectory
     with McpTools(server_of(filled), named) as box:
         yield box, log

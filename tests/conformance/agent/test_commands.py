@@ -120,6 +120,14 @@ def test_wrong_words_are_explained(tmp_path: Path, words: list[str], message: st
         k2conf("run", "chase", "-n", "12", "--server", "small", *words, "--out", out)
 
 
+def test_one_server_is_no_place_for_several_worlds(tmp_path: Path) -> None:
+    words = ["--server", "http://127.0.0.1:9/mcp", "--simulate", "oracle", "--out", str(tmp_path)]
+    with pytest.raises(InputError, match="trajectories of ledger write, and would share the world"):
+        k2conf("heavy", "ledger", "-n", "12", *words)
+    with pytest.raises(InputError, match="a sweep has many worlds"):
+        k2conf("sweep", "chase", *words)
+
+
 def test_the_tables_end_well(capsys: pytest.CaptureFixture) -> None:
     assert k2conf("calibrate", "--tasks", "4") == 0
     assert "equal" in capsys.readouterr().out
