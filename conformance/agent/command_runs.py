@@ -9,7 +9,7 @@ from pathlib import Path
 from conformance.agent import axes, trace, workbench
 from conformance.agent.attempt import Attempt, attempt, modified
 from conformance.agent.families import make
-from conformance.agent.heavy import fuse, total, trajectories, voted
+from conformance.agent.heavy import Reader, fuse, total, trajectories, voted
 from conformance.agent.limits import PRESETS, read_prices
 from conformance.agent.messages import Model
 from conformance.agent.misbehaving import Router
@@ -156,7 +156,7 @@ def run_heavy(given: argparse.Namespace) -> int:
         task,
         attempts,
         given.aggregate,
-        model=model_of(given, task),
+        model=Reader(given.count) if given.simulate else model_of(given, task),
         folder=given.out / "fusion",
         options=options_of(given, task, given.count),
     )

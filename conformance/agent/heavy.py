@@ -6,6 +6,7 @@ public, `agent` lets the model read the trajectories with search, open and find 
 more (after AggAgent, arXiv 2604.11753). Each trajectory has a world and a record of its own.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from typing import Literal
 from conformance.agent.attempt import Attempt
 from conformance.agent.driver import Driver
 from conformance.agent.limits import Spent
-from conformance.agent.messages import Model
+from conformance.agent.messages import Call, Model, Reply, Request
 from conformance.agent.record import begun
 from conformance.agent.run import Options
 from conformance.agent.smalltools import SmallTools
@@ -142,9 +143,31 @@ def reread(
     return (driver.start(prompt) if begins else driver.resume()).answer
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A simulated model for `agent`: it opens every attempt, then says what most of them say."""
+
+    count: int
+
+    def __call__(self, request: Request) -> Reply:
+        seen = [str(m["content"]) for m in request.messages if m["role"] == "tool"]
+        if len(seen) < self.count:
+            args = json.dumps({"id": f"corpus/attempt{len(seen) + 1}.md"})
+            return Reply("", "Next.", (Call(f"functions.open:{len(seen)}", "open", args),))
+        return Reply(vote([_answer_in(text) for text in seen]), "The most frequent answer.")
+
+
+def _answer_in(text: str) -> str:
+    plain = re.sub(r"^\d+\t", "", text, flags=re.MULTILINE)
+    return plain.partition(ANSWER)[2].partition(CALLS)[0].strip()
+
+
+ANSWER, CALLS = "## Answer\n", "## Calls\n"
+
+
 def _written(attempt: Attempt) -> str:
     """Write a trajectory as a document; reasoning stays out, as in every verdict."""
-    lines = ["# An attempt at the task", f"answer: {attempt.run.answer}", ""]
+    lines = ["# An attempt at the task", f"{ANSWER}{attempt.run.answer}", CALLS.strip()]
     for call in attempt.run.calls:
         lines.append(f"- {call.call.name} {call.call.arguments}")
         lines += [f"  {line}" for line in call.result.text.splitlines()]

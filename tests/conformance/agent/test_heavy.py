@@ -8,7 +8,7 @@ import pytest
 
 from conformance.agent.attempt import Attempt, quick
 from conformance.agent.families import chase, proof, repair
-from conformance.agent.heavy import fuse, normalised, trajectories, verify, vote
+from conformance.agent.heavy import Reader, fuse, normalised, trajectories, verify, vote
 from conformance.agent.messages import Call, Reply, Request, calls_of
 from conformance.agent.misbehaving import Stopper
 from conformance.agent.simulated import Oracle, noisy
@@ -65,6 +65,21 @@ def test_verify_takes_a_trajectory_that_passes_the_public_check(make: Callable[.
     assert heavy.chosen == found[2].run.answer
 
 
+@pytest.mark.parametrize("family", [chase.make, proof.make])
+def test_a_reader_of_all_trajectories_says_what_the_vote_says(
+    family: Callable[..., Task], tmp_path: Path
+) -> None:
+    for seed in "abc":
+        task = family(seed, 12)
+        found = [quick(task, noisy(task.policy, f"{seed}{i}", 0.08)) for i in range(6)]
+        voted, read = (
+            fuse(task, found, "vote"),
+            fuse(task, found, "agent", model=Reader(6), folder=tmp_path / seed),
+        )
+        assert normalised(read.chosen) == normalised(voted.chosen)
+        assert read.right == voted.right
+
+
 def never(request: Request) -> Reply:
     raise AssertionError("the model was asked again")
 
@@ -80,7 +95,7 @@ def test_an_agent_reads_the_trajectories_and_answers_once_more(tmp_path: Path) -
             args = json.dumps({"id": f"corpus/attempt{opened + 1}.md"})
             return Reply("", "", (Call(f"functions.open:{opened}", "open", args),))
         text = request.messages[-1]["content"]
-        return Reply(text.split("answer: ")[1].splitlines()[0])
+        return Reply(text.split("Answer\n")[1].splitlines()[0].partition("\t")[2])
 
     heavy = fuse(task, found, "agent", model=reader, folder=tmp_path / "fusion")
     assert heavy.right
