@@ -56,8 +56,8 @@ class McpTools:
                 self._client = self._stack.enter_context(opened)
             except Exception as error:
                 self._stack.close()
-                raise InputError(f"the tool server {self.server} did not start: {_leaf(error)!r}; "
-                                 "what it printed stands above") from None  # fmt: skip
+                raise InputError(f"the tool server {_named(self.server)} did not start: "
+                                 f"{_leaf(error)}; what it printed stands above") from None  # fmt: skip
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -93,6 +93,13 @@ class McpTools:
                 f"the tool server went away during {names} ({_leaf(error)!r}); start it again and "
                 "take the run up with --resume"
             ) from None
+
+
+def _named(server: Any) -> str:
+    """Name a server as it was given: its URL or its command."""
+    if isinstance(server, StdioServerParameters):
+        return shlex.join([server.command, *server.args])
+    return str(server)
 
 
 def _leaf(error: BaseException) -> BaseException:
