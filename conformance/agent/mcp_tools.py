@@ -56,8 +56,10 @@ class McpTools:
                 self._client = self._stack.enter_context(opened)
             except Exception as error:
                 self._stack.close()
-                raise InputError(f"the tool server {_named(self.server)} did not start: "
-                                 f"{_leaf(error)}; what it printed stands above") from None  # fmt: skip
+                raise InputError(
+                    f"the tool server {_named(self.server)} did not start: {_leaf(error)}; what it "
+                    "printed stands above"
+                ) from None
         return self
 
     def __exit__(self, *error: Any) -> None:
