@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from k2ref import bench_peers, bench_tables
+from k2ref import bench_race, bench_tables
 from k2ref.bench_tables import Row
 
-TABLES = ("one_token", "tokens", "forms", "moe", "attention")
+TABLES = ("one_token", "experts", "tokens", "forms", "moe", "attention")
 
 
 def add_bench_command(subparsers: Any) -> None:
@@ -31,9 +31,13 @@ def run_bench(options: argparse.Namespace) -> None:
     """Measure and print tables: options."""
     kernels = bench_tables.load_kernels()
     tables: dict[str, list[Row]] = {}
+    skips: list[str] = []
     peers = not options.no_peers
-    if "one_token" in options.only:
-        tables["int4_one_token"] = bench_tables.one_token(kernels, options.turns, peers=peers)
+    for table, experts in (("one_token", False), ("experts", True)):
+        if table in options.only:
+            rows, reasons = bench_race.one_token(options.turns, peers=peers, experts=experts)
+            tables[f"int4_{table}"] = rows
+            skips += reasons
     if "tokens" in options.only:
         tables["int4_tokens"] = bench_tables.many_tokens(kernels, options.turns)
     if "forms" in options.only:
@@ -45,10 +49,8 @@ def run_bench(options: argparse.Namespace) -> None:
             bench_tables.attention(kernels, count) for count in bench_tables.POSITIONS
         ]
     _print(tables)
-    if peers and "one_token" in options.only:
-        for peer in bench_peers.PEERS:
-            if lacking := bench_peers.missing(peer):
-                print(f"skipped {peer.name}: not installed: {', '.join(lacking)}")
+    for reason in skips:
+        print(reason)
     if options.json:
         options.json.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
     if options.plot:
@@ -59,8 +61,8 @@ def _print(tables: dict[str, list[Row]]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200)
     for name, rows in tables.items():
         table = Table(title=name.replace("_", " "))
-        for key in rows[0]:
-            table.add_column(key, justify="left" if isinstance(rows[0][key], str) else "right")
+        for key, value in rows[0].items() if rows else ():
+            table.add_column(key, justify="left" if isinstance(value, str) else "right")
         for row in rows:
             table.add_row(*(_cell(value) for value in row.values()))
         console.print(table)

@@ -1,5 +1,7 @@
 """Other libraries' INT4 products on the CPU, each as a function of one activation vector.
 
+`PEERS` multiply by matrices, one after another; `EXPERT_PEERS` run the experts of a layer at once.
+
 A peer is given the same codes and scales as our kernels and brings them into its own layout before
 the clock starts. What it multiplies in differs and is part of its name: `f32` is comparable with
 our arithmetic; `bf16` and `w4a8` (activations rounded to 8 bits) are cheaper and less exact.
@@ -7,28 +9,39 @@ our arithmetic; `bf16` and `w4a8` (activations rounded to 8 bits) are cheaper an
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from k2ref import bench_native
+from k2ref.bench_native import Matrix, Products
 
 Product = Callable[[np.ndarray], np.ndarray]
 GROUP = 32
 
 
 class Peer(NamedTuple):
-    """A way to multiply: its name, the packages it needs, and how a matrix is prepared for it."""
+    """A way to multiply: its name, the packages it needs, and how weights are prepared for it."""
 
     name: str
     packages: tuple[str, ...]
-    prepare: Callable[[np.ndarray, np.ndarray, int], Product]
+    prepare: Callable[[Any, int], Products]
 
 
-def installed() -> Iterator[Peer]:
-    """List the peers whose packages are here: -> peers."""
-    for peer in PEERS:
-        if not missing(peer):
-            yield peer
+def find(name: str) -> Peer:
+    """Look a peer up: name -> Peer."""
+    return next(peer for peer in (*PEERS, *EXPERT_PEERS) if peer.name == name)
+
+
+def each(prepare: Callable[..., Product]) -> Callable[[Sequence[Matrix], int], Products]:
+    """Prepare matrices one by one: preparation of a matrix -> preparation of all."""
+
+    def prepare_all(matrices: Sequence[Matrix], threads: int) -> Products:
+        functions = [prepare(*matrix, threads) for matrix in matrices]
+        return lambda x_1L: [function(x_1L) for function in functions]
+
+    return prepare_all
 
 
 def missing(peer: Peer) -> list[str]:
@@ -126,10 +139,16 @@ def _torch(codes_ML: np.ndarray, scale_MG: np.ndarray, threads: int) -> Product:
     return product
 
 
+ONNX = ("onnxruntime", "onnx")
 PEERS = (
-    Peer("openvino u4, f32", ("openvino",), _openvino("f32", 0)),
-    Peer("openvino u4, w4a8", ("openvino",), _openvino("f32", GROUP)),
-    Peer("onnxruntime MatMulNBits, f32", ("onnxruntime", "onnx"), _onnxruntime(0)),
-    Peer("onnxruntime MatMulNBits, w4a8", ("onnxruntime", "onnx"), _onnxruntime(4)),
-    Peer("torch int4pack, bf16", ("torch",), _torch),
+    Peer("openvino u4, f32", ("openvino",), each(_openvino("f32", 0))),
+    Peer("openvino u4, w4a8", ("openvino",), each(_openvino("f32", GROUP))),
+    Peer("onnxruntime MatMulNBits, f32", ONNX, each(_onnxruntime(0))),
+    Peer("onnxruntime MatMulNBits, w4a8", ONNX, each(_onnxruntime(4))),
+    Peer("torch int4pack, bf16", ("torch",), each(_torch)),
+    Peer("llama.cpp Q4_0, w4a8", ("xllamacpp",), bench_native.llama_cpp),
+)
+EXPERT_PEERS = (
+    Peer("kt-kernel RawInt4, bf16", ("kt_kernel",), bench_native.kt_kernel("AVX2RawInt4_MOE")),
+    Peer("kt-kernel KGroup, w4a8", ("kt_kernel",), bench_native.kt_kernel("AMXInt4_KGroup_MOE")),
 )

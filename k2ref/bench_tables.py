@@ -8,7 +8,6 @@ that a slow moment of the machine hits both; ratios are medians over the turns.
 Bytes are those that must be read: packed words and bfloat16 scales.
 """
 
-import os
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from k2ref import bench_peers, oracle
+from k2ref import oracle
 
 Row = dict[str, Any]
 Work = Callable[[], object]
@@ -43,21 +42,23 @@ def load_kernels() -> Any:
     return k2ref.kernels
 
 
-def in_turns(works: Sequence[Work], turns: int) -> list[list[float]]:
+def in_turns(works: Sequence[Work], turns: int, *, pause_s: float = 0) -> list[list[float]]:
     """Time functions one after another, again and again: works -> seconds of each, by turn."""
     for work in works:
         work()  # compiles, and wakes threads up
     seconds: list[list[float]] = [[] for _ in works]
     for _ in range(turns):
         for work, times in zip(works, seconds, strict=True):
+            time.sleep(pause_s)
             begin = time.perf_counter()
             work()
             times.append(time.perf_counter() - begin)
     return seconds
 
 
-def _read(kernels: Any) -> Work:
-    values = np.ones(READ_BYTES // 4, np.float32)
+def reading(kernels: Any, nbytes: int) -> Work:
+    """Give a function that reads so much memory in a stream: kernels, bytes -> function."""
+    values = np.ones(nbytes // 4, np.float32)
     return lambda: kernels._machine.read_once(values)
 
 
@@ -77,76 +78,9 @@ def draw_int4(random: np.random.Generator, M: int, L: int) -> oracle.Int4:
     )
 
 
-def _nbytes(weight: oracle.Int4) -> int:
+def weight_bytes(weight: oracle.Int4) -> int:
+    """Count what must be read, words and scales: weight -> bytes."""
     return weight.packed_MP.nbytes + weight.scale_MG.nbytes
-
-
-def one_token(kernels: Any, turns: int, *, peers: bool) -> list[Row]:
-    """Multiply expert-sized matrices by one token, ours and the peers': -> rows."""
-    rows = []
-    for M, L in SHAPES:
-        random = np.random.default_rng(1)
-        weights = [draw_int4(random, M, L) for _ in range(MATRICES)]
-        x_1L = random.standard_normal((1, L), np.float32)
-        right_1M = x_1L.astype(np.float64) @ oracle.dense(weights[0]).astype(np.float64).T
-        for count in sorted({1, os.cpu_count() or 1}):
-            products = {"": _ours(kernels, weights)}
-            if peers:
-                products |= {p.name: _prepared(p, weights, count) for p in bench_peers.installed()}
-            with kernels._jit.threads(count):
-                rows += _race(kernels, products, x_1L, right_1M, turns, _nbytes(weights[0]))
-            for row in rows[-len(products) :]:
-                row |= {"shape": f"{M}x{L}", "threads": count}
-    return rows
-
-
-def _ours(kernels: Any, weights: list[oracle.Int4]) -> list[bench_peers.Product]:
-    def product(weight: oracle.Int4) -> bench_peers.Product:
-        return lambda x_1L: kernels.int4_linear(x_1L, weight.packed_MP, weight.scale_MG)
-
-    return [product(weight) for weight in weights]
-
-
-def _prepared(
-    peer: bench_peers.Peer, weights: list[oracle.Int4], threads: int
-) -> list[bench_peers.Product]:
-    return [
-        peer.prepare(
-            oracle.int4_unpack(w.packed_MP, w.columns), w.scale_MG.astype(np.float32), threads
-        )
-        for w in weights
-    ]
-
-
-def _race(
-    kernels: Any,
-    products: dict[str, list[bench_peers.Product]],
-    x_1L: np.ndarray,
-    right_1M: np.ndarray,
-    turns: int,
-    nbytes: int,
-) -> list[Row]:
-    def work(functions: list[bench_peers.Product]) -> Work:
-        return lambda: [function(x_1L) for function in functions]
-
-    read, *raced = in_turns([_read(kernels), *map(work, products.values())], turns)
-    rows: list[Row] = []
-    for (peer, functions), seconds in zip(products.items(), raced, strict=True):
-        rates = [nbytes * len(functions) / s / 1e9 for s in seconds]
-        reads = [READ_BYTES / s / 1e9 for s in read]
-        error = np.abs(functions[0](x_1L) - right_1M).max() / np.abs(right_1M).max()
-        rows.append(
-            {
-                "shape": "",
-                "threads": 0,
-                "gbps": median(rates),
-                "read_gbps": median(reads),
-                "ratio": median(a / b for a, b in zip(rates, reads, strict=True)),
-                "rel_error": float(error),
-                "peer": peer,
-            }
-        )
-    return rows
 
 
 def many_tokens(kernels: Any, turns: int) -> list[Row]:
@@ -162,9 +96,11 @@ def many_tokens(kernels: Any, turns: int) -> list[Row]:
             def work(x_TL: np.ndarray = x_TL, weights: Any = weights) -> object:
                 return [kernels.int4_linear(x_TL, w.packed_MP, w.scale_MG) for w in weights]
 
-            seconds, read, multiplied = in_turns([work, _read(kernels), multiply], turns)
+            seconds, read, multiplied = in_turns(
+                [work, reading(kernels, READ_BYTES), multiply], turns
+            )
             rate = READ_BYTES / median(read), operations / median(multiplied)
-            needed = len(weights) * _nbytes(weights[0]), len(weights) * 2.0 * M * L * tokens
+            needed = len(weights) * weight_bytes(weights[0]), len(weights) * 2.0 * M * L * tokens
             rows.append({"shape": f"{M}x{L}", "tokens": tokens} | _roofline(seconds, rate, needed))
     return rows
 
@@ -199,7 +135,7 @@ def other_weights(kernels: Any, turns: int) -> list[Row]:
         def work(weights: Any = weights) -> object:
             return [kernels.multiply(x_1L, w) for w in weights]
 
-        seconds, read = in_turns([work, _read(kernels)], turns)
+        seconds, read = in_turns([work, reading(kernels, READ_BYTES)], turns)
         ratios = [4 * nbytes / s / (READ_BYTES / r) for s, r in zip(seconds, read, strict=True)]
         rows.append(
             {
@@ -238,10 +174,10 @@ def moe_layer(kernels: Any, tokens: int) -> Row:
     few = max(1, tokens * K // touched)
     kernels.moe(x_TD[:few], kernels.Routing(*(a[:few] for a in routing)), experts)
     seconds, read, multiplied = in_turns(
-        [lambda: kernels.moe(x_TD, routing, experts), _read(kernels), multiply], 1
+        [lambda: kernels.moe(x_TD, routing, experts), reading(kernels, READ_BYTES), multiply], 1
     )
     rate = READ_BYTES / median(read), operations / median(multiplied)
-    nbytes = 3 * touched * _nbytes(draw_int4(random, F, D))
+    nbytes = 3 * touched * weight_bytes(draw_int4(random, F, D))
     row = _roofline(seconds, rate, (nbytes, tokens * K * 6.0 * D * F))
     whole, plain = _one_expert(kernels, experts[0], x_TD[:few])
     return {
@@ -287,7 +223,7 @@ def attention(kernels: Any, positions: int) -> Row:
         )
 
     multiply, operations = _multiply()
-    seconds, read, multiplied = in_turns([work, _read(kernels), multiply], 3)
+    seconds, read, multiplied = in_turns([work, reading(kernels, READ_BYTES), multiply], 3)
     tracemalloc.start()
     work()
     peak = tracemalloc.get_traced_memory()[1]
