@@ -14,6 +14,7 @@ from k2tools.runlog import verify
 from k2tools.settings import Settings
 from tests.k2tools.conftest import ERAS, text
 from tests.k2tools.processes import ROOT, http_server, serve
+from tests.k2tools.tiers import WITH_BWRAP, WITH_LANDLOCK
 
 pytestmark = [
     pytest.mark.slow,
@@ -46,6 +47,12 @@ async def one_call(client: Client, number: int) -> str:
     )
     tool, arguments = kinds[number % len(kinds)]
     return await text(client, tool, **arguments)
+
+
+async def counter(client: Client) -> str:
+    """Start a Python session that counts: -> its handle."""
+    begun = await text(client, "python", code="n = 0", session="new")
+    return begun.split()[1]
 
 
 def footprint(pid: int) -> tuple[int, int, int]:
@@ -86,10 +93,19 @@ async def test_8_times_300_calls_at_once(settings: Settings) -> None:
         async def client_of(number: int) -> None:
             async with Client(url) as client:
                 for call in range(CALLS):
-                    await one_call(client, 6 * call + (call + number) % 5)  # no error kind
+                    if handles and call % 10 == 9:
+                        counted = await text(
+                            client, "python", code="n += 1\nn", session=handles[number]
+                        )
+                        assert counted.startswith(f"{call // 10 + 1}\n")
+                    else:
+                        await one_call(client, 6 * call + (call + number) % 5)  # no error kind
 
         async with Client(url) as client:
-            for number in range(60):
+            handles = (
+                [await counter(client) for _ in range(8)] if WITH_BWRAP or WITH_LANDLOCK else []
+            )
+            for number in range(len(handles), 60):
                 await one_call(client, number)
         before = footprint(pid)
         async with anyio.create_task_group() as group:
