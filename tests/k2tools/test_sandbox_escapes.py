@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -125,3 +126,36 @@ async def test_an_inherited_descriptor_would_be_seen(tier: Tier) -> None:
         await inmate.end()
         answers, _ = ladder.parsed(b"".join(pieces))
         assert answers["inherited_descriptors"] == ("open", "['/dev/null']")
+
+
+TIOCSTI = Path("/proc/sys/dev/tty/legacy_tiocsti")  # missing in kernels that always allow it
+ATTACH = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    TIOCSTI.exists() and TIOCSTI.read_text().strip() == "0", reason="the kernel refuses it to all"
+)
+async def test_a_terminal_would_be_typed_into() -> None:
+    order = {"rlimits": {}, "module": "attempts"}
+    order["arguments"] = {"names": ["type_into_terminal"], "facts": {}}
+    inside = [sys.executable, "-c", BOOT, INSIDE, attempts.json.dumps(order)]
+    master, slave = os.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", ATTACH, *inside],
+            stdin=slave,
+            start_new_session=True,
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+    finally:
+        os.close(master)
+        os.close(slave)
+    answers, _ = ladder.parsed(done.stdout)
+    assert answers["type_into_terminal"][0] == "open"
