@@ -30,4 +30,4 @@ def http_server(settings: Settings, *extra: str) -> Iterator[tuple[str, int]]:
             yield found[0], process.pid
         finally:
             process.terminate()
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)

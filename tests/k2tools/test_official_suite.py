@@ -36,7 +36,7 @@ def serving(command: list[str], stream: str = "stdout") -> Iterator[str]:
         yield re.search(r"http://\S+", line)[0].replace("127.0.0.1", "localhost")
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 def conformance(url: str, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

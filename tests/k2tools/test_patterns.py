@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,10 +87,8 @@ def test_hits_stop_at_their_limit_and_binaries_are_passed_over(tmp_path: Path) -
 async def test_a_hostile_expression_is_stopped_and_the_next_search_works() -> None:
     patterns = Patterns()
     try:
-        started = time.monotonic()
         with pytest.raises(ToolError, match="nested repeats"):
             await patterns.find("(a+)+$", ["a" * 40 + "b"], max_hits=1, limit_s=0.2)
-        assert time.monotonic() - started < 10
         hits, total = await patterns.find("B", ["a", "b"], max_hits=5, limit_s=5)
         assert (hits, total) == ([(2, "b")], 1)
     finally:

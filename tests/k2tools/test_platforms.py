@@ -67,7 +67,7 @@ def test_python_is_refused_elsewhere_and_the_rest_works(platform: str) -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert run.returncode == 0, run.stderr

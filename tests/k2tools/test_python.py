@@ -185,21 +185,28 @@ async def test_floods_of_output_are_bounded(connect: Connect, settings: Settings
     assert verify(run).records[0]["out_len"] <= settings.body_chars
 
 
-async def test_one_call_runs_one_waits_and_more_are_refused(connect: Connect) -> None:
+async def test_one_call_runs_one_waits_and_more_are_refused(
+    connect: Connect, settings: Settings
+) -> None:
     answers: list[str] = []
     async with connect() as client:
-        first = await text(client, "python", code="import time", session="new")
+        first = await text(client, "python", code="import os, time", session="new")
         handle = first.split("\n")[0].removeprefix("session ")
 
-        async def call() -> None:
-            answers.append(await text(client, "python", code="time.sleep(0.5)", session=handle))
+        wait = "while not os.path.exists('go'): time.sleep(0.01)\nprint('went')"
 
-        with anyio.fail_after(10):
+        async def call() -> None:
+            answers.append(await text(client, "python", code=wait, session=handle))
+
+        with anyio.fail_after(25):
             async with anyio.create_task_group() as group:
                 for _ in range(4):
                     group.start_soon(call)
+                while len(answers) < 2:
+                    await anyio.sleep(0.01)
+                (settings.workspace / "go").touch()
     assert sum("is busy and one call waits already" in a for a in answers) == 2
-    assert sum("(no output)" in a for a in answers) == 2
+    assert sum(a.startswith("went\n") for a in answers) == 2
 
 
 async def test_a_guessed_handle_opens_nothing_and_the_end_leaves_no_process(
@@ -223,15 +230,18 @@ async def test_the_least_used_session_makes_room(connect: Connect, settings: Set
 
 
 async def test_a_cancelled_call_stops_and_its_session_keeps_its_variables(
-    connect: Connect,
+    connect: Connect, settings: Settings
 ) -> None:
     async with connect() as client:
         first = await text(client, "python", code="n = 0\nimport time", session="new")
         handle = first.split("\n")[0].removeprefix("session ")
-        with anyio.move_on_after(0.5):
-            code = "while True:\n    n += 1\n    time.sleep(0.01)"
-            await client.call_tool("python", {"code": code, "session": handle})
-        with anyio.fail_after(10):
+        code = "while True:\n    n += 1\n    open('runs', 'w').close()\n    time.sleep(0.01)"
+        with anyio.fail_after(25):
+            async with anyio.create_task_group() as group:
+                group.start_soon(client.call_tool, "python", {"code": code, "session": handle})
+                while not (settings.workspace / "runs").exists():
+                    await anyio.sleep(0.01)
+                group.cancel_scope.cancel()
             answer = await text(client, "python", code="time.sleep(0.1)\nn", session=handle)
             again = await text(client, "python", code="n", session=handle)
         assert answer.split("\n")[0] == again.split("\n")[0] != "0"
@@ -341,7 +351,7 @@ async def test_the_unsafe_flag_runs_python_unconfined_and_says_so(
 
 async def test_calls_with_their_own_process_run_side_by_side(connect: Connect) -> None:
     async with connect() as client, anyio.create_task_group() as group:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             for _ in range(4):
                 group.start_soon(
                     lambda: text(client, "python", code="import time; time.sleep(0.2)")
@@ -374,6 +384,11 @@ async def test_the_same_code_prints_the_same_bytes(connect: Connect) -> None:
         assert one.replace("[r1]", "") == two.replace("[r2]", "")
 
 
+def ending(answer: str) -> str:
+    """Tell the ways apart that a read in a race ends."""
+    return next((way for way in ("leads outside", "inside") if way in answer), "")
+
+
 @pytest.mark.slow
 async def test_swapping_folders_for_links_leads_no_tool_outside(
     connect: Connect, settings: Settings, tmp_path: Path
@@ -389,14 +404,13 @@ async def test_swapping_folders_for_links_leads_no_tool_outside(
     seen = []
     busy = dataclasses.replace(settings, rate_burst_calls=10**6)
     async with connect(busy) as client, anyio.create_task_group() as group:
-        call = {"code": swap, "timeout_s": 8}
+        call = {"code": swap, "timeout_s": 45}
         group.start_soon(client.call_tool, "python", call)
-        with anyio.move_on_after(6):
-            while True:
+        with anyio.move_on_after(40):
+            while len(seen) < 2_000 or not {"inside", "leads outside"} <= set(map(ending, seen)):
                 seen.append(await text(client, "read_file", path="d/a.txt"))
         group.cancel_scope.cancel()
-    assert any("inside" in answer for answer in seen)
-    assert any("leads outside" in answer for answer in seen)
+    assert {"inside", "leads outside"} <= set(map(ending, seen))
     assert not any("leaked" in answer for answer in seen)
 
 

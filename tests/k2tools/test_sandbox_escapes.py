@@ -106,7 +106,7 @@ async def test_what_only_root_could_do_succeeds_as_root(name: str) -> None:
         inside = [sys.executable, "-c", BOOT, INSIDE, attempts.json.dumps(order)]
         private = ["unshare", "--mount", "--propagation", "private"]
         done = subprocess.run(
-            [*private, *inside], cwd=workspace, capture_output=True, check=True, timeout=30
+            [*private, *inside], cwd=workspace, capture_output=True, check=True, timeout=120
         )
         answers, _ = ladder.parsed(done.stdout)
         assert answers[name][0] == "open", answers

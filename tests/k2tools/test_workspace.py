@@ -86,16 +86,14 @@ def test_a_link_within_the_workspace_works_where_the_kernel_resolves_it(tmp_path
     workspace.close()
 
 
-def test_special_files_are_refused_at_once(workspace: Workspace) -> None:
+def test_special_files_are_refused_and_none_is_waited_for(workspace: Workspace) -> None:
     os.mkfifo(workspace.path / "fifo")
-    started = time.monotonic()
     with pytest.raises(ToolError, match="named pipe"):
         workspace.read("fifo", MAX)
     with pytest.raises(ToolError, match="named pipe"):
         workspace.write("fifo", b"", max_bytes=MAX)
     with pytest.raises(ToolError, match="directory"):
         workspace.read("sub", MAX)
-    assert time.monotonic() - started < 2
 
 
 def test_a_file_with_a_second_name_is_not_split(workspace: Workspace) -> None:
