@@ -210,6 +210,10 @@ def admissible(choice_TE: np.ndarray, experts_TK: np.ndarray, *, delta: float) -
     worst, (t, *_) = _worst(slack_T)
     verdict = Verdict.PASS if worst <= delta else Verdict.FAIL
     message = "" if worst <= delta else f"token {t}: a refused expert scores {worst:.3g} more"
+    if np.isinf(worst):
+        K, E = experts_TK.shape[1], choice_TE.shape[1]
+        chosen = ", ".join(map(str, experts_TK[t].tolist()))
+        message = f"token {t}: {chosen} are no {K} different experts of {E}"
     return Agreement(verdict, "slack", worst, delta, (t,), message=message)
 
 

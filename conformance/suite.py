@@ -14,8 +14,9 @@ import numpy as np
 from conformance.cases import Case, all_cases
 from conformance.checks.generation import check_generation
 from conformance.checks.model import check_model
+from conformance.checks.observe import load
 from conformance.checks.operations import check_operations
-from conformance.engine import Engine
+from conformance.engine import Engine, EngineError
 from conformance.failures import read_cases
 from conformance.profiles import build, build_tiny
 from conformance.results import Result, Run, Verdict
@@ -109,8 +110,17 @@ def _model(engine: Engine, plan: Plan, seed: int) -> Iterator[Result]:
             checkpoint = Path(given) if given else build(Path(folder), plan.profile, seed=seed)
             yield from check_model(engine, checkpoint, seed=seed, levels=levels)
         if "L5" in plan.levels:
-            checkpoint = Path(given) if given else build_tiny(Path(folder), seed=seed)
-            yield from check_generation(engine, checkpoint, seed=seed)
+            tiny = build_tiny(Path(folder), seed=seed)
+            chosen = plan.checkpoint or (tiny if _loads(engine, tiny) else given) or tiny
+            yield from check_generation(engine, Path(chosen), seed=seed)
+
+
+def _loads(engine: Engine, checkpoint: Path) -> bool:
+    """Tell whether an engine is free to load what it is given: a server or a dump is not."""
+    try:
+        return load(engine, checkpoint) is not None
+    except EngineError:
+        return False
 
 
 def environment() -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from conformance.engine import EngineError
 
+PATIENCE, SHORT_S = 3, 5.0  # after so many hangs in a row the wait is short, until an answer comes
 MAX_LINE_BYTES = 1 << 20
 TAIL_CHARACTERS = 400
 
@@ -29,6 +30,7 @@ class LineProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the object
         self.starts = 0
+        self._hangs = 0
 
     @property
     def running(self) -> bool:
@@ -90,12 +92,14 @@ class LineProcess:
 
     def _read_line(self, process: subprocess.Popen[bytes], what: str) -> bytes:
         assert process.stdout is not None
-        deadline, line = time.monotonic() + self.timeout_s, b""
+        wait_s = self.timeout_s if self._hangs < PATIENCE else min(SHORT_S, self.timeout_s)
+        deadline, line = time.monotonic() + wait_s, b""
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while not line.endswith(b"\n"):
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise EngineError(f"no answer to {what} within {self.timeout_s:g} s; killed")
+                    self._hangs += 1
+                    raise EngineError(f"no answer to {what} within {wait_s:g} s; killed")
                 chunk = os.read(process.stdout.fileno(), 1 << 16)
                 if not chunk:
                     half = f" in the middle of an answer ({len(line)} bytes)" if line else ""
@@ -103,6 +107,7 @@ class LineProcess:
                 line += chunk
                 if len(line) > MAX_LINE_BYTES:
                     raise EngineError(f"the answer to {what} exceeds {MAX_LINE_BYTES} bytes")
+        self._hangs = 0
         return line
 
     def _died(self, process: subprocess.Popen[bytes], what: str) -> str:

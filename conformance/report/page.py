@@ -71,8 +71,16 @@ def _head(run: Run) -> str:
     return (
         f"<h1>{escape(engine)}</h1><p class=sum>{escape(badge(run)[0])}: {words}</p>"
         f"<p class=note>vectors <code>{escape(run.vectors_id[:16] or 'none')}</code>, seed "
-        f"{run.seed}, {escape(told)}</p>"
+        f"{run.seed}, {escape(told)}</p>{_not_offered(run)}"
     )
+
+
+def _not_offered(run: Run) -> str:
+    """Name what was skipped because the engine has none of it: -> HTML."""
+    asked = {r.op for r in run.results if r.op}
+    answered = {r.op for r in run.results if r.verdict is not Verdict.SKIPPED}
+    absent = ", ".join(sorted(asked - answered))
+    return f"<p class=note>Not offered, so skipped: {escape(absent)}.</p>" if absent else ""
 
 
 def _failures(run: Run) -> str:

@@ -122,3 +122,10 @@ def test_a_generated_token_may_only_be_a_near_tie() -> None:
     assert compare.gaps_agree(logits_TW, np.array([2, 0]), F32).verdict == "pass"
     outcome = compare.gaps_agree(logits_TW, np.array([2, 2]), F32)
     assert (outcome.verdict, outcome.where) == (Verdict.FAIL, (1,))
+
+
+def test_experts_that_are_no_set_are_said_to_be_none() -> None:
+    for chosen in ([0, 0], [-1, 2], [1, 9]):
+        found = compare.admissible(np.ones((1, 4)), np.array([chosen]), delta=0.1)
+        assert found.verdict == "fail"
+        assert found.message == f"token 0: {chosen[0]}, {chosen[1]} are no 2 different experts of 4"

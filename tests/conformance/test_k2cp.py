@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from conformance.adapters import lines
 from conformance.adapters.k2cp import SubprocessEngine
 from conformance.adapters.messages import flatten, output_names
 from conformance.checks.laws import MODEL_LAWS, check_model_laws
@@ -225,3 +226,13 @@ def test_a_cache_in_another_process_is_continued_by_its_name(
     finally:
         engine.close()
     assert {r.verdict.value for r in results} == {verdict}
+
+
+def test_an_engine_that_always_hangs_is_waited_for_less_and_less(
+    misbehaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "SHORT_S", 0.1)
+    engine = misbehaving("time.sleep(60)")
+    for wait_s in (0.5, 0.5, 0.5, 0.1):
+        with pytest.raises(EngineError, match=f"no answer to op silu within {wait_s} s"):
+            engine.operation("silu")(np.ones(3, np.float32))

@@ -1,5 +1,6 @@
 """Reports, exchange formats, badges and differences, from results alone."""
 
+import dataclasses
 import json
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -163,3 +164,12 @@ def test_a_logarithmic_axis_keeps_everything_on_the_page() -> None:
     axis = LogAxis(-2, 2, 0, 100)
     places = [axis.place(v) for v in (0.0, 1e-9, 0.01, 1.0, 100.0, 1e9, float("inf"))]
     assert places == [0, 0, 0, 50, 100, 100, 100]
+
+
+def test_the_page_says_which_operations_were_not_offered() -> None:
+    blank = Result("silu-calm", "act:silu", "L2", Verdict.SKIPPED, op="silu")
+    passed = dataclasses.replace(blank, op="moe", verdict=Verdict.PASS)
+    other = dataclasses.replace(blank, op="moe")
+    engine = {"name": "e", "version": "1", "precision": "f32"}
+    assert "Not offered, so skipped: silu." in page(Run(engine, (blank, passed, other)))
+    assert "Not offered" not in page(Run(engine, (passed, other)))

@@ -1,8 +1,9 @@
 """The suite put to right engines, to partial ones, and to engines that behave badly."""
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -122,3 +123,26 @@ def test_the_command_prints_each_case_and_gives_the_exit_code(
     assert main(["run", "k2ref.oracle", "--only", "nothing"]) == 2
     assert main(["smoke", "k2ref.oracle"]) == 0
     assert "the harness works" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_generation_runs_on_a_tiny_model_where_the_engine_is_free_to_load_one(
+    tmp_path: Path, bound: bool
+) -> None:
+    class Silent:
+        def forward(self, ids_T: Any, position_T: Any) -> None:
+            raise AssertionError("generation asks generate")
+
+    class Served(Namespace):
+        checkpoint = tmp_path
+        loaded: ClassVar[list[Path]] = []
+
+        def load(self, directory: Path) -> Any:
+            self.loaded.append(directory)
+            return None if bound and directory != tmp_path else Silent()
+
+    engine = Served(SimpleNamespace())
+    engine.loaded.clear()
+    run = run_suite(engine, Plan(levels=frozenset({"L5"}), seed=1))
+    assert {r.message for r in run.results} == {"the engine offers no generate"}
+    assert (engine.loaded[-1] == tmp_path) is bound
