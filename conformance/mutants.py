@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from conformance.baseline import Exit
-from conformance.bugs import Bug, attention, experts, formats, norms, rope, router
+from conformance.bugs import Bug, attention, experts, formats, norms, rope, router, sampling
 from conformance.cases import all_cases
+from conformance.checks.generation import check_generation
 from conformance.checks.laws import Effort, check_laws, check_model_laws
 from conformance.checks.model import Noise, check_model
 from conformance.checks.operations import check_operations
@@ -28,7 +29,7 @@ from conformance.correct import FOREIGN, correct_engines
 from conformance.engine import Engine, Namespace, open_engine
 from conformance.forcing import Reference, stage_noise
 from conformance.noise import zoo
-from conformance.profiles import build, prompts
+from conformance.profiles import build, build_tiny, prompts
 from conformance.results import Result
 from conformance.variant import Variant
 from k2ref.checkpoint import Checkpoint
@@ -40,10 +41,10 @@ from k2ref.trace import Recorder
 
 BUGS = {
     bug.name: bug
-    for area in (formats, norms, rope, attention, router, experts)
+    for area in (formats, norms, rope, attention, router, experts, sampling)
     for bug in area.BUGS
 }
-LEVELS = ("L0", "L1", "L2", "L3", "L4")
+LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5")
 LAWS = "laws"
 PRECISIONS = ("f32", "bf16")
 WAYS = {"f32": "blas", "bf16": "stored"}  # the correct engine that a bug is planted in
@@ -104,6 +105,7 @@ def _results(engine: Engine, checkpoint: Path, seed: int, noise: Noise | None) -
     yield from check_operations(engine, all_cases(seed))
     levels = frozenset({"L3", "L4"})
     yield from check_model(engine, checkpoint, seed=seed, levels=levels, noise=noise)
+    yield from check_generation(engine, build_tiny(checkpoint.parent, seed=seed), seed=seed)
     if engine.info.precision == "f32":
         yield from check_laws(engine, seed=seed, effort=Effort(examples=6, shrink=False))
         yield from check_model_laws(engine, seed=seed)

@@ -65,9 +65,10 @@ def build(directory: Path, name: str, *, seed: int, form: str = "int4") -> Path:
 
 
 def build_tiny(directory: Path, *, seed: int) -> Path:
-    """Write the checkpoint that generation runs on: directory, seed -> its path."""
+    """Write the checkpoint that generation runs on, which bfloat16 holds: -> its path."""
     path = directory / f"tiny-{seed}"
-    make_checkpoint(path, TINY, form="f32", seed=seed)
+    if not path.exists():
+        make_checkpoint(path, TINY, form="bf16", seed=seed)
     return path
 
 

@@ -88,6 +88,25 @@ def g_test(counts_W: np.ndarray, probability_W: np.ndarray) -> float:
     return float(chi2.sf(g, max(len(counts) - 1, 1)))
 
 
+def smallest_divergence(
+    probability_W: np.ndarray, draws: int, alpha: float, *, power: float = 0.99
+) -> float:
+    """Say what a G-test sees: probability_W, draws, alpha -> KL in nats found with that power.
+
+    Under a divergence D the statistic follows a noncentral chi-squared of noncentrality 2 n D.
+    """
+    many = _stats()
+    cells = int((probability_W * draws >= 5).sum())
+    free = max(cells - 1 + bool((probability_W * draws < 5).any()), 1)
+    critical = many.chi2.isf(alpha, free)  # type: ignore[attr-defined]
+    low, high = 0.0, 10.0 * critical + 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        seen = many.ncx2.sf(critical, free, middle) >= power  # type: ignore[attr-defined]
+        low, high = (low, middle) if seen else (middle, high)
+    return float(high / (2 * draws))
+
+
 def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
     """Reject among many tests at one error rate (Holm): p values -> rejected, in their order."""
     order = np.argsort(p_values)

@@ -135,7 +135,11 @@ def _write_vocabulary(writer: Any, config: Config) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("kimi-k2")
     writer.add_token_list([f"w{id_}" for id_ in range(config.vocab_size)])
-    writer.add_token_types([gguf.TokenType.NORMAL] * config.vocab_size)
+    types = [gguf.TokenType.NORMAL] * config.vocab_size
+    for stop in config.stops[:1]:  # the format holds one
+        types[stop] = gguf.TokenType.CONTROL
+        writer.add_eos_token_id(stop)
+    writer.add_token_types(types)
     writer.add_token_merges(["w 0"])
     writer.add_add_bos_token(False)
 

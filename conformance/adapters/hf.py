@@ -42,6 +42,7 @@ except ImportError as error:
     ) from None
 
 transformers.utils.logging.disable_progress_bar()
+BATCH = 1000  # prompts drawn from at a time
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -168,15 +169,28 @@ class HfModel:
         if temperature > 0:
             sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         torch.manual_seed(seed)
+        return [int(id_) for id_ in self._continue(ids_T, max_new, **sampling)[0]]
+
+    def first_tokens(
+        self, ids_T: np.ndarray, *, count: int, temperature: float, top_p: float, seed: int
+    ) -> np.ndarray:
+        """Draw the next token many times, a batch at a time: ids_T -> ids_N."""
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        torch.manual_seed(seed)
+        batches = [min(BATCH, count - done) for done in range(0, count, BATCH)]
+        rows = [self._continue(ids_T, 1, **sampling, num_return_sequences=n) for n in batches]
+        return np.concatenate([batch_N1[:, 0] for batch_N1 in rows])
+
+    def _continue(self, ids_T: np.ndarray, max_new: int, **options: Any) -> np.ndarray:
         with torch.no_grad():
             ids = self.model.generate(
                 torch.tensor(np.asarray(ids_T)[None]),
                 attention_mask=torch.ones(1, len(ids_T), dtype=torch.long),
                 max_new_tokens=max_new,
-                **sampling,
+                **options,
                 pad_token_id=0,
             )
-        return [int(id_) for id_ in ids[0, len(ids_T) :]]
+        return np.asarray(ids[:, len(ids_T) :].numpy())
 
 
 def _cache_name(model: Any) -> str:

@@ -149,6 +149,8 @@ class MlxModel:
             logits_W = self.model(mx.array([ids]), cache=cache)[0, -1]
             ids = [int(mx.argmax(logits_W).item())]
             found += ids
+            if ids[0] in self.config.stops:
+                break
         return found
 
 

@@ -18,7 +18,6 @@ from k2ref.model import Model
 from k2ref.trace import Recorder
 
 CLEAR_MARGIN = 1e-5  # float32 logits move scores by less; nearer ties may flip
-FAILS_ABOVE = 4  # times the divergence of the worst correct engine of the precision
 LAYER_REQUIREMENTS = ("attention", "router", "feed-forward", "residual", "ends")
 
 
@@ -203,9 +202,9 @@ def _graded(
         figures |= {f"replayed_{name}": value for name, value in replayed.items()}
     measure = figures["replayed_mean_kl" if routing else "mean_kl"]
     worst = read_limits()[precision][f"{kind}_mean_kl"]
-    verdict = Verdict.PASS if measure <= FAILS_ABOVE * worst else Verdict.FAIL
+    verdict = Verdict.PASS if measure <= compare.FAILS_ABOVE * worst else Verdict.FAIL
     message = f"grade {_grade(measure, worst)}: mean divergence {measure:.3g}, routing {kind}"
-    agreement = Agreement(verdict, "grade", measure, FAILS_ABOVE * worst, message=message)
+    agreement = Agreement(verdict, "grade", measure, compare.FAILS_ABOVE * worst, message=message)
     result = _result(prompt, prompt.requirement, verdict).agreeing(agreement)
     result.data.update(figures, grade=_grade(measure, worst))
     return result
@@ -213,5 +212,5 @@ def _graded(
 
 def _grade(measure: float, worst: float) -> str:
     """Name how near to the worst correct engine of the precision it is: -> A to D, or F."""
-    borders = ((0.5, "A"), (1.0, "B"), (2.0, "C"), (FAILS_ABOVE, "D"))
+    borders = ((0.5, "A"), (1.0, "B"), (2.0, "C"), (compare.FAILS_ABOVE, "D"))
     return next((letter for factor, letter in borders if measure <= factor * worst), "F")

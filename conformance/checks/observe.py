@@ -45,6 +45,11 @@ def load(engine: Engine, checkpoint: Path) -> Runner | None:
     return runner
 
 
+def traced(runner: Any, collector: Collector) -> dict[str, Any]:
+    """Ask for tensors where the engine reports any: runner, collector -> options of `forward`."""
+    return {"trace": collector} if "trace" in inspect.signature(runner.forward).parameters else {}
+
+
 def observe(runner: Runner, prompt: Prompt, checkpoint: Path) -> Observed:
     """Run a prompt: runner, prompt -> logits and taps.
 
@@ -52,8 +57,7 @@ def observe(runner: Runner, prompt: Prompt, checkpoint: Path) -> Observed:
         EngineError: the engine failed, or its logits have another shape or type, or are not finite.
     """
     collector = Collector()
-    traced = "trace" in inspect.signature(runner.forward).parameters
-    options: dict[str, Any] = {"trace": collector} if traced else {}
+    options = traced(runner, collector)
     logits_TW = attempt(runner.forward, prompt.ids_T, prompt.position_T, **options)
     wanted_TW = np.zeros((len(prompt.ids_T), load_config(checkpoint).vocab_size))
     if problem := misfit(logits_TW, wanted_TW):

@@ -149,7 +149,7 @@ def angle_error(results: Sequence[Result]) -> str:
 def kill_matrix(matrix: dict[str, Any]) -> str:
     """Draw which level sees which bug: matrix of `k2conf mutants --json` -> SVG."""
     rows = [*matrix.get("correct", []), *matrix.get("bugs", [])]
-    levels = ("L0", "L1", "L2", "L3", "L4")
+    levels = ("L0", "L1", "L2", "L3", "L4", "L5")
     columns = [
         *(("f32", level) for level in (*levels, "laws")),
         *(("bf16", level) for level in levels),
