@@ -8,6 +8,7 @@ that a slow moment of the machine hits both; ratios are medians over the turns.
 Bytes are those that must be read: packed words and bfloat16 scales.
 """
 
+import cProfile
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ TOKENS = (1, 2, 4, 8, 12, 16, 32, 64, 128, 256)
 POSITIONS = (65_536, 262_144)
 HEADS = (64, 128, 64, 128, 512)  # how many; widths of nope, rope, value and latent
 SGEMM = (1024, 4096, 1024)
+PANEL = 64  # rows of which unpacking is timed
 DIFFERENT = 32  # experts that differ, of all that a layer has: more than a cache holds
 
 
@@ -163,7 +165,12 @@ class Repeated:
 
 
 def moe_layer(kernels: Any, tokens: int) -> Row:
-    """Run one layer of full-width routed experts, and say where the time goes: tokens -> row."""
+    """Run one layer of full-width routed experts, and say where the time goes: tokens -> row.
+
+    The parts add up to the whole. A profile of the pass that is timed parts the products from the
+    rest: sorting, gathering, gating, adding. Products unpack and multiply in one loop, whose time
+    is shared out as it is between a packed matrix and the same one in float32.
+    """
     random = np.random.default_rng(4)
     experts = Repeated(random)
     x_TD = random.standard_normal((tokens, D), np.float32)
@@ -173,30 +180,42 @@ def moe_layer(kernels: Any, tokens: int) -> Row:
     multiply, operations = _multiply()
     few = max(1, tokens * K // touched)
     kernels.moe(x_TD[:few], kernels.Routing(*(a[:few] for a in routing)), experts)
-    seconds, read, multiplied = in_turns(
-        [lambda: kernels.moe(x_TD, routing, experts), reading(kernels, READ_BYTES), multiply], 1
-    )
+    profiles: list[cProfile.Profile] = []
+
+    def work() -> object:
+        profiles.append(cProfile.Profile())
+        return profiles[-1].runcall(kernels.moe, x_TD, routing, experts)
+
+    seconds, read, multiplied = in_turns([work, reading(kernels, READ_BYTES), multiply], 1)
     rate = READ_BYTES / median(read), operations / median(multiplied)
     nbytes = 3 * touched * weight_bytes(draw_int4(random, F, D))
     row = _roofline(seconds, rate, (nbytes, tokens * K * 6.0 * D * F))
-    whole, plain = _one_expert(kernels, experts[0], x_TD[:few])
+    products = _seconds_in(profiles[-1], "multiply")
+    share = _share_of_multiplying(kernels, x_TD[:few])
     return {
         "tokens": tokens,
         "experts": touched,
         **row,
-        "unpacking_seconds": max(0.0, whole - plain) * touched,
-        "multiplying_seconds": plain * touched,
-        "gathering_seconds": max(0.0, row["seconds"] - whole * touched),
+        "unpacking_seconds": products * (1 - share),
+        "multiplying_seconds": products * share,
+        "gathering_seconds": row["seconds"] - products,
     }
 
 
-def _one_expert(kernels: Any, expert: oracle.Expert, x_TD: np.ndarray) -> tuple[float, float]:
-    """Time an expert packed and as float32 weights: -> seconds of both."""
-    dense = oracle.Expert(*(kernels.dense(weight) for weight in expert))
-    packed, plain = in_turns(
-        [lambda: kernels.expert_ffn(x_TD, expert), lambda: kernels.expert_ffn(x_TD, dense)], 5
-    )
-    return median(packed), median(plain)
+def _seconds_in(profile: cProfile.Profile, function: str) -> float:
+    """Add up the time inside a function and what it calls: profile, name -> seconds."""
+    entries = profile.getstats()
+    return sum(e.totaltime for e in entries if getattr(e.code, "co_name", "") == function)
+
+
+def _share_of_multiplying(kernels: Any, x_TD: np.ndarray) -> float:
+    """Time rows that fit into a cache, packed and in float32, on one thread: -> share."""
+    packed = draw_int4(np.random.default_rng(6), PANEL, D)
+    dense = kernels.dense(packed)
+    works = [lambda w=w: kernels.multiply(x_TD, w) for w in (packed, dense)]
+    with kernels._jit.threads(1):
+        unpacked, plain = in_turns(works, 20)
+    return min(1.0, min(plain) / min(unpacked))
 
 
 def attention(kernels: Any, positions: int) -> Row:

@@ -84,7 +84,11 @@ def test_every_table_is_printed_written_and_drawn(tmp_path, capsys, monkeypatch)
     assert all((row["rel_error"] < 1e-6) == (not row["peer"]) for row in experts)
     assert [row["tokens"] for row in tables["int4_tokens"]] == [1, 3, 1, 3]
     assert [row["weights"] for row in tables["other_weights_one_token"]] == ["bf16", "fp8"]
-    assert tables["moe_layer"][0]["experts"] <= 6
+    layer = tables["moe_layer"][0]
+    assert layer["experts"] <= 6
+    parts = [layer[f"{part}_seconds"] for part in ("unpacking", "multiplying", "gathering")]
+    assert sum(parts) == pytest.approx(layer["seconds"])
+    assert parts[1] > 0
     assert [row["positions"] for row in tables["attention_decode"]] == [20, 40]
     assert picture.read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
