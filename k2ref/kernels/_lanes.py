@@ -23,9 +23,11 @@ def load(a, start, count):
 def load_rows(a, row, column, count):
     """Read 16 columns of `count` rows: a, row, column -> vectors.
 
-    float32 stays, uint16 is read as the bits of bfloat16 values, uint32 stays.
+    float32 and uint32 stay, uint16 is read as the bits of bfloat16 values, uint8 as those of e4m3.
     """
     part = a[row : row + count, column : column + LANES]
+    if a.dtype == np.uint8:
+        return _e4m3(part.astype(np.uint32))
     return _bfloat16(part) if a.dtype == np.uint16 else part
 
 
@@ -111,3 +113,10 @@ def _totals(vectors):
 
 def _bfloat16(bits):
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _e4m3(bits):
+    magnitude = bits & np.uint32(127)
+    laid = (bits & np.uint32(128)) << np.uint32(24) | magnitude << np.uint32(20)
+    values = laid.view(np.float32) * np.float32(2.0**120)  # the exponents' biases are 127 and 7
+    return np.where(magnitude == np.uint32(127), np.float32(np.nan), values)

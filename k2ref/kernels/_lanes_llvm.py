@@ -89,6 +89,16 @@ def _bfloat16(builder: Any, bits: Any) -> Any:
     return builder.bitcast(shifted, ir.VectorType(ir.FloatType(), bits.type.count))
 
 
+def _e4m3(builder: Any, bits: Any) -> Any:
+    """Emit sign, exponent and significand in their places, then 2^120: biases are 127 and 7."""
+    seven = _splat(bits.type, 127)
+    none = builder.icmp_unsigned("==", builder.and_(bits, seven), seven)
+    laid = builder.shl(builder.sext(bits, _WORDS), _splat(_WORDS, 20))
+    laid = builder.and_(laid, _splat(_WORDS, 0x87FFFFFF))
+    values = builder.fmul(builder.bitcast(laid, _FLOATS), _splat(_FLOATS, 2.0**120))
+    return builder.select(none, _splat(_FLOATS, math.nan), values)
+
+
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     signature = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
     call = cgutils.get_or_insert_function(builder.module, signature, "llvm.fmuladd.v16f32")
@@ -128,6 +138,9 @@ def _read_all(builder: Any, element: Any, places: list[Any]) -> Any:
     if element is types.uint16:
         halves = ir.VectorType(ir.IntType(16), LANES)
         return _gather(builder, [_bfloat16(builder, _read(builder, p, halves)) for p in places])
+    if element is types.uint8:
+        eighths = ir.VectorType(ir.IntType(8), LANES)
+        return _gather(builder, [_e4m3(builder, _read(builder, p, eighths)) for p in places])
     vector = _WORDS if element is types.uint32 else _FLOATS
     return _gather(builder, [_read(builder, p, vector) for p in places])
 

@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from conformance import compare
@@ -47,14 +47,16 @@ def test_no_token_or_no_row_gives_an_empty_product() -> None:
 
 @given(
     seed=seeds,
+    T=st.integers(1, 2),
     M=st.integers(1, 20),
-    L=st.integers(1, 40),
+    L=st.integers(1, 40) | st.sampled_from([16, 48, 144]),
     block=st.sampled_from([(128, 128), (7, 8), (3, 16)]),
 )
-def test_fp8_products_are_within_the_bound(seed, M, L, block) -> None:
+@example(seed=1, T=1, M=9, L=48, block=(3, 16))
+def test_fp8_products_are_within_the_bound(seed, T, M, L, block) -> None:
     values_ML = normal(seed, M, L).astype(FLOAT8)
     scale_UJ = np.abs(normal(seed + 1, -(-M // block[0]), -(-L // block[1]))).astype(np.float32)
-    x_TL = normal(seed + 2, 2, L).astype(np.float32)
+    x_TL = normal(seed + 2, T, L).astype(np.float32)
     w_ML = oracle.fp8_dequantize(values_ML, scale_UJ, block=block)
     np.testing.assert_array_equal(kernels.fp8_dequantize(values_ML, scale_UJ, block=block), w_ML)
     product_agrees(kernels.fp8_linear(x_TL, values_ML, scale_UJ, block=block), x_TL, w_ML)
@@ -73,6 +75,10 @@ def test_every_fp8_value_is_read_right() -> None:
     scale_UJ = np.array([[2.0, 0.5]], np.float32)
     found, expected = (ops.fp8_dequantize(values_ML, scale_UJ) for ops in (kernels, oracle))
     np.testing.assert_array_equal(found, expected)
+    one_hot_1L = np.eye(1, 16, dtype=np.float32)
+    for rows_ML in np.repeat(values_ML.reshape(-1, 4, 1), 16, axis=2):
+        found = kernels.fp8_linear(one_hot_1L, rows_ML, scale_UJ)
+        np.testing.assert_array_equal(found[0], 2 * rows_ML[:, 0].astype(np.float32))
 
 
 @given(seed=seeds, T=st.integers(1, 4), D=st.integers(1, 70), exponent=st.integers(-40, 40))
