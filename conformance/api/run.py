@@ -50,7 +50,7 @@ def _results(
     if samples:
         from conformance.api.samples import judge_samples, tally  # SciPy takes its time
 
-        yield from judge_samples(tally(target, samples))
+        yield from judge_samples(tally(target, samples), target.dialect)
 
 
 def estimate(budget: Budget, max_tokens: int, samples: list[dict[str, Any]]) -> str:
@@ -67,8 +67,10 @@ def estimate(budget: Budget, max_tokens: int, samples: list[dict[str, Any]]) -> 
 def _samples(options: argparse.Namespace) -> list[dict[str, Any]]:
     if not options.samples:
         return []
-    from conformance.api.samples import make_samples, read_samples
-
+    try:
+        from conformance.api.samples import make_samples, read_samples
+    except ImportError:
+        raise InputError("samples need an extra: python -m pip install 'k2ref[kit]'") from None
     if options.samples.isdecimal():
         return make_samples(int(options.samples))
     return read_samples(Path(options.samples))

@@ -1,9 +1,14 @@
 """Rates over many requests, with intervals: schema accuracy, and when tools are called at all.
 
-As MoonshotAI/K2-Vendor-Verifier counts them: schema accuracy is the share of triggered calls whose
-arguments fit their schema; trigger similarity compares, request by request, whether the endpoint
-calls a tool where the reference did. A sample is a JSON line with `messages` and `tools`, and
-`finish_reason` of the reference if there is one. Raw answers are kept, nothing is asked again.
+As MoonshotAI/K2-Vendor-Verifier counts them. An answer triggers where its finish_reason is
+tool_calls. Schema accuracy is the share of those whose calls all fit their schemas. Trigger
+similarity is the F1 score of triggering, a reference taken for the truth: with J the share of
+requests where both trigger among those where either does, F1 = 2 J / (1 + J), so the exact interval
+of J is one of F1.
+
+A sample is a JSON line with `messages` and `tools`, and the reference's `finish_reason` if there is
+one; the verifier's lines of results, with these in `request`, are read too. Raw answers are kept,
+nothing is asked again.
 """
 
 import json
@@ -20,12 +25,13 @@ from referencing.exceptions import Unresolvable
 from conformance.api.completion import Completion, ToolCall
 from conformance.api.exchange import BudgetError, TransportError
 from conformance.api.target import Refusal, Target, function
-from conformance.rates import judge_rate
+from conformance.rates import clopper_pearson, judge_rate
 from conformance.results import Agreement, Result, Verdict
+from k2ref.chat import K2_INSTRUCT, Dialect
 from k2ref.errors import InputError
 
 SCHEMA_TARGET = 0.95
-TRIGGER_TARGET = 0.73  # what the vendor verifier asks of K2-Thinking
+ANSWERED_TARGET = 0.99
 
 
 @dataclass
@@ -33,20 +39,20 @@ class Tally:
     """What was counted."""
 
     asked: int = 0
-    calls: int = 0
-    valid: int = 0
-    compared: int = 0
-    alike: int = 0
-    both: int = 0
-    only_one: int = 0
     failures: int = 0
+    triggered: int = 0
+    valid: int = 0
+    both: int = 0
+    """requests where endpoint and reference trigger"""
+    either: int = 0
     stopped: str = ""
+    first_failure: str = ""
     first_problem: str = ""
 
-    @property
-    def f1(self) -> float:
-        """The F1 score of triggering, the reference taken for the truth."""
-        return 2 * self.both / (2 * self.both + self.only_one) if self.both else 0.0
+
+def f1_of(share: float) -> float:
+    """Turn J into F1: share of requests where both trigger among those where either does -> F1."""
+    return 2 * share / (1 + share)
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
@@ -59,10 +65,14 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             sample = json.loads(line)
+            sample = sample | sample.get("request", {})
             named = all(isinstance(tool["function"]["name"], str) for tool in sample["tools"])
-            if not named or not isinstance(sample["messages"], list):
+            messages = sample["messages"]
+            if not named or not isinstance(messages, list):
                 raise TypeError
-        except (ValueError, KeyError, TypeError):
+            roles = {"_input": "system"}  # as the verifier reads its own samples
+            sample["messages"] = [m | {"role": roles.get(m["role"], m["role"])} for m in messages]
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(
                 f"{path}, line {number}: wanted a JSON object with messages and tools"
             ) from None
@@ -71,7 +81,7 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 
 
 def make_samples(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Make requests that want one call of one of four tools: number -> samples."""
+    """Make requests that want one call of a tool: number -> samples."""
     source = random.Random(seed)
     cities = ["Paris", "Rome", "北京", "Zürich", "São Paulo", "Kraków"]
     samples = []
@@ -114,7 +124,7 @@ def tally(target: Target, samples: Iterable[dict[str, Any]]) -> Tally:
         except (Refusal, TransportError) as error:
             counts.asked += 1
             counts.failures += 1
-            counts.first_problem = counts.first_problem or str(error)
+            counts.first_failure = counts.first_failure or str(error)
             continue
         counts.asked += 1
         _count(counts, sample, completion)
@@ -122,17 +132,23 @@ def tally(target: Target, samples: Iterable[dict[str, Any]]) -> Tally:
 
 
 def _count(counts: Tally, sample: dict[str, Any], completion: Completion) -> None:
-    for call in completion.calls:
-        counts.calls += 1
-        problem = argument_problem(call.name, call.arguments, sample["tools"])
+    here = completion.finish == "tool_calls"
+    if here:
+        problem = _first_problem(completion, sample["tools"])
+        counts.triggered += 1
         counts.valid += not problem
         counts.first_problem = counts.first_problem or problem
     if reference := sample.get("finish_reason"):
-        here, there = bool(completion.calls), reference == "tool_calls"
-        counts.compared += 1
-        counts.alike += here == there
+        there = reference == "tool_calls"
         counts.both += here and there
-        counts.only_one += here != there
+        counts.either += here or there
+
+
+def _first_problem(completion: Completion, tools: list[dict[str, Any]]) -> str:
+    if not completion.calls:
+        return "finish_reason is tool_calls, but there is no call"
+    problems = (argument_problem(call.name, call.arguments, tools) for call in completion.calls)
+    return next(filter(None, problems), "")
 
 
 def argument_problem(name: str, arguments: str, tools: Iterable[dict[str, Any]]) -> str:
@@ -158,25 +174,31 @@ def _validate(value: Any, schema: dict[str, Any]) -> None:
     kind(schema, registry=Registry()).validate(value)
 
 
-def judge_samples(counts: Tally) -> Iterator[Result]:
-    """Judge the rates: counts -> results."""
+def judge_samples(counts: Tally, dialect: Dialect) -> Iterator[Result]:
+    """Judge the rates: counts, dialect -> results."""
+    answered = counts.asked - counts.failures
     parts = [
-        ("schema-accuracy", counts.valid, counts.calls, SCHEMA_TARGET, counts.first_problem),
-        (
-            "trigger-similarity",
-            counts.alike,
-            counts.compared,
-            TRIGGER_TARGET,
-            f"F1 {counts.f1:.3f}",
-        ),
-        ("answered", counts.asked - counts.failures, counts.asked, 0.99, counts.first_problem),
+        ("schema-accuracy", _judge(counts.valid, counts.triggered, SCHEMA_TARGET)),
+        ("trigger-similarity", _judge_f1(counts, 0.80 if dialect is K2_INSTRUCT else 0.73)),
+        ("answered", _judge(answered, counts.asked, ANSWERED_TARGET)),
     ]
-    for name, successes, trials, target, detail in parts:
-        agreement = _judge(successes, trials, target)
+    details = [counts.first_problem, "", counts.first_failure]
+    for (name, agreement), detail in zip(parts, details, strict=True):
         message = "; ".join(filter(None, [agreement.message, detail, counts.stopped]))
         yield Result(name, f"api:{name}", "L6", agreement.verdict).agreeing(
             agreement._replace(message=message)
         )
+
+
+def _judge_f1(counts: Tally, target: float) -> Agreement:
+    """Judge the F1 score by the share it is a function of: counts, target of F1 -> Agreement."""
+    judged = _judge(counts.both, counts.either, target / (2 - target))
+    if not counts.either:
+        return judged._replace(limit=target)
+    low, high = map(f1_of, clopper_pearson(counts.both, counts.either))
+    f1 = f1_of(judged.measure)
+    shown = f"F1 {f1:.4f}, 95 % interval {low:.4f} to {high:.4f}, from J: {judged.message}"
+    return judged._replace(measure=f1, limit=target, message=shown)
 
 
 def _judge(successes: int, trials: int, target: float) -> Agreement:

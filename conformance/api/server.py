@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -44,7 +45,8 @@ class OracleEndpoint:
             routes=[
                 Route("/v1/chat/completions", self._guarded(self._completions), methods=["POST"]),
                 Route("/v1/models", self._guarded(self._models)),
-            ]
+            ],
+            exception_handlers={HTTPException: _no_route},
         )
 
     def _guarded(self, handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
@@ -123,3 +125,11 @@ def _error(refused: Refused) -> JSONResponse:
         "code": None,
     }
     return JSONResponse({"error": detail}, status_code=refused.status)
+
+
+async def _no_route(http: Request, error: Exception) -> JSONResponse:
+    """Answer a wrong path or method as other errors: request, error -> response."""
+    assert isinstance(error, HTTPException)
+    sentence = f"{http.method} {http.url.path}: {error.detail}"
+    way_out = "there are POST /v1/chat/completions and GET /v1/models"
+    return _error(Refused("path", f"{sentence}; {way_out}", error.status_code))

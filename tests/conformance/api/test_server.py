@@ -117,6 +117,18 @@ def test_keys_and_models_are_checked() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/chat/completions", 405), ("POST", "/v1/completions", 404), ("GET", "/", 404)],
+)
+def test_a_wrong_path_is_an_error_of_the_same_form(
+    client: TestClient, method: str, path: str, status: int
+) -> None:
+    response = client.request(method, path)
+    assert (response.status_code, response.json()["error"]["param"]) == (status, "path")
+    assert response.json()["error"]["message"].startswith(f"{method} {path}: ")
+
+
 def test_what_does_not_fit_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     client = TestClient(endpoint(brain=ScriptBrain(context=84)).app())
     error = post(client, max_tokens=3).json()["error"]
