@@ -130,16 +130,20 @@ def _declaration(tools: Sequence[Mapping[str, Any]], dialect: Dialect) -> Iterat
         return
     yield from _heading("<|im_system|>", "tool_declare")
     ordered = sort_keys(list(tools)) if dialect.sort_tool_keys else list(tools)
-    yield Piece(_typescript(ordered) if dialect.tools == "typescript" else compact(ordered))
+    declared = typescript(ordered) if dialect.tools == "typescript" else ""
+    yield Piece(declared or compact(ordered))
     yield Piece("<|im_end|>", True)
 
 
-def _typescript(tools: Sequence[Mapping[str, Any]]) -> str:
+def typescript(tools: Sequence[Mapping[str, Any]]) -> str:
+    """Declare tools in TypeScript: tools -> text, empty where the prompt carries them as JSON.
+
+    So the official tokenizer does with schemas that have no such form.
+    """
     try:
-        text = declare_tools(tools)
+        return declare_tools(tools)
     except (ValueError, KeyError, TypeError, AttributeError):
-        text = ""
-    return text or compact(tools)  # the official tokenizer also falls back to JSON
+        return ""
 
 
 def compact(value: Any) -> str:

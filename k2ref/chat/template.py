@@ -9,8 +9,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from k2ref.chat.dialect import Dialect, read_table
-from k2ref.chat.render import compact, sort_keys
-from k2ref.chat.typescript import declare_tools
+from k2ref.chat.render import compact, sort_keys, typescript
 from k2ref.chat.wire import REASONING_FIELDS, Message, reasoning_of
 from k2ref.errors import InputError
 from k2ref.tokenizer import NAMES_FILE
@@ -49,7 +48,7 @@ def render_template(
     tools = sort_keys(list(tools)) if tools and dialect.sort_tool_keys else tools
     values: dict[str, Any] = {"thinking": thinking, "preserve_thinking": keep}
     if tools and dialect.tools == "typescript":
-        values["tools_ts_str"] = declare_tools(tools)
+        values["tools_ts_str"] = typescript(tools)
     try:
         return (
             _environment()

@@ -63,6 +63,8 @@ def _check(message: Message) -> None:
     if not isinstance(message.get("content"), str | list | None):
         raise InputError(f"content must be text or a list of parts, got {message['content']!r}")
     reasoning_of(message)
+    if message.get("partial"):
+        raise InputError("no published prompt shows how partial is continued; leave it out")
     if message["role"] == "tool" and not message.get("tool_call_id"):
         raise InputError("a tool message needs the tool_call_id of the call that it answers")
 

@@ -126,6 +126,7 @@ def test_any_json_is_rendered_or_refused_with_a_sentence(messages: Any, tools: A
         ({"role": "user", "content": 1}, "content must be text or a list of parts, got 1"),
         ({"role": "user", "content": ["a"]}, "got 'a' in the list"),
         ({"role": "user", "name": 1}, "name must be text, got 1"),
+        ({"role": "assistant", "content": "Dear", "partial": True}, "how partial is continued"),
         ({"role": "assistant", "reasoning": 1}, r"reasoning must be text, got \[1\]"),
     ],
 )

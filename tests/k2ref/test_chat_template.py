@@ -90,6 +90,14 @@ def test_a_prompt_equals_what_a_template_makes(
     assert first_difference(render(messages, tools, **choices).text, theirs) is None
 
 
+def test_tools_without_a_form_in_typescript_reach_a_template_as_json() -> None:
+    tools = [{"function": {"name": "f", "parameters": {"properties": {"a": {"title": "t"}}}}}]
+    tools[0]["type"] = "function"  # type: ignore[assignment]
+    theirs = render_template(template_of(K25), [], tools, dialect=K25)
+    assert '"title":"t"' in theirs
+    assert render([], tools, dialect=K25).text == theirs
+
+
 def test_null_reasoning_never_reaches_a_template() -> None:
     message = {"role": "assistant", "content": "", "reasoning_content": None, "reasoning": "R"}
     source = "{{ messages[0].get('reasoning_content', 'absent') }}"
