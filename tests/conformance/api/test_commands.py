@@ -46,11 +46,12 @@ def url(tape: Path) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
-        while not server.started:
+        while not server.started and thread.is_alive():
             time.sleep(0.005)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         server.should_exit = True
-        thread.join(5)
+        thread.join(120)
+        assert not thread.is_alive()
 
 
 FAST = ["api:models", "api:stream-form", "api:tool-call", "api:length", "api:errors", "api:usage"]
