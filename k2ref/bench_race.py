@@ -24,6 +24,12 @@ from k2ref.errors import InputError
 PAUSE_S = 0.02  # longer than any of the libraries spins
 SECONDS = 600  # after which a process is given up
 OURS = ""
+CHILD = """
+import os, sys
+from k2ref.bench_race import main
+main(sys.argv[1:])
+os._exit(0)  # some libraries wait for ever when they end
+"""
 
 
 class Race(NamedTuple):
@@ -73,7 +79,7 @@ def apart(race: Race) -> Row:
     """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder, "row.json")
-        command = [sys.executable, "-m", "k2ref.bench_race", json.dumps(race), str(answer)]
+        command = [sys.executable, "-c", CHILD, json.dumps(race), str(answer)]
         try:
             ran = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
             lines = [f"exit code {ran.returncode}", *ran.stderr.strip().splitlines()]
@@ -152,8 +158,3 @@ def main(arguments: Sequence[str]) -> None:
     race, answer = arguments
     row = run_race(Race(*json.loads(race)))
     Path(answer).write_text(json.dumps(row), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
-    os._exit(0)  # some libraries wait for ever when they end
