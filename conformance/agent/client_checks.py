@@ -13,7 +13,7 @@ from pathlib import Path
 
 from conformance.agent.families import chase
 from conformance.agent.families.twins import pair
-from conformance.agent.messages import Model
+from conformance.agent.messages import Message, Model
 from conformance.agent.misbehaving import Leaky, Silent, ThinkOnly
 from conformance.agent.mock import StrictEndpoint, serve
 from conformance.agent.simulated import Oracle
@@ -36,6 +36,11 @@ class Session:
     @property
     def answered(self) -> bool:
         return self.task.answer.split("\n")[0] in self.output
+
+    @property
+    def last_messages(self) -> list[Message]:
+        """Give the messages of the last request, none when none came."""
+        return self.endpoint.bodies[-1]["messages"] if self.endpoint.bodies else []
 
     def breached(self, clause: str, *, severity: str = "") -> str:
         """Name the first breach of a clause."""
@@ -108,14 +113,15 @@ def _robust(client: Client) -> str:
         if not session(client, task, brain, plan=plan).answered:
             return f"{name}: the task was not finished"
     leaked = session(client, task, Leaky(Oracle(task.policy), 4))
-    calls = sum(len(m.get("tool_calls") or []) for m in leaked.endpoint.bodies[-1]["messages"])
+    calls = sum(len(m.get("tool_calls") or []) for m in leaked.last_messages)
     return "" if calls <= 3 else "a call leaked into reasoning was executed"
 
 
 def _seen(long: Session) -> str:
     """Look for each file's first line in the result of its read: once, not twice, not lost."""
-    messages = long.endpoint.bodies[-1]["messages"]
-    texts = [m["content"] for m in messages if m["role"] == "tool"]
+    if not long.endpoint.bodies:
+        return f"no request came; the client printed {long.output[-200:]!r}"
+    texts = [m["content"] for m in long.last_messages if m["role"] == "tool"]
     texts = [t if isinstance(t, str) else "".join(p.get("text", "") for p in t) for t in texts]
     for step, text in zip(long.task.milestones, texts, strict=False):
         line = long.task.files[step.value].splitlines()[1]

@@ -73,6 +73,12 @@ def test_a_client_that_does_not_retry_fails_c5() -> None:
     assert verdicts(client_of(Driver, retries=0))["C5"] is Verdict.FAIL
 
 
+def test_a_client_that_says_nothing_fails_with_what_it_printed() -> None:
+    results = {r.case: r for r in check(lambda url, prompt, world: "too old", 12)}
+    assert results["C6"].verdict is Verdict.FAIL
+    assert "no request came; the client printed 'too old'" in results["C7"].message
+
+
 def test_foreign_ids_are_a_warning_only() -> None:
     class Renames(Driver):
         def remember(self, reply: Reply) -> None:
