@@ -72,6 +72,15 @@ def test_an_engine_may_end_before_the_stop_token(case: dict[str, Any], mode: str
     test_an_output_is_read_as_the_spec_says({**case, "output": segments[: stops[0]]}, mode)
 
 
+@pytest.mark.parametrize(
+    ("case", "mode"), CASES, ids=lambda v: v if isinstance(v, str) else v["id"]
+)
+def test_an_output_may_open_the_tag_itself(case: dict[str, Any], mode: str) -> None:
+    if case.get("options", {}).get("thinking", True) and mode != "ids-without-think":
+        output = [{"control": "<think>"}, *case["output"]]
+        test_an_output_is_read_as_the_spec_says({**case, "output": output}, mode)
+
+
 def events_of(pieces: list[str], **options: Any) -> tuple[list[Event], Parser]:
     parser = Parser(**options)
     events = [event for piece in pieces for event in parser.feed(piece)]
