@@ -28,7 +28,9 @@ from conformance.agent.messages import (
     assistant_message,
     calls_of,
     tool_message,
+    unwrapped,
     wire_function,
+    wrapped,
 )
 from conformance.agent.provider import ProviderError
 from conformance.agent.run import DEFAULTS, CallRecord, Options, Run, Status
@@ -165,7 +167,7 @@ class Driver:
         """Append the reply to the history and the record, as it came."""
         if self.options.native_ids:
             reply = replace(reply, calls=tuple(self._native(reply.calls)))
-        message = assistant_message(replace(reply, calls=tuple(map(_valid, reply.calls))))
+        message = assistant_message(replace(reply, calls=tuple(map(wrapped, reply.calls))))
         self.run.history.append(message)
         self.run.spent.steps += bool(reply.calls)
         self.record.write(
@@ -173,7 +175,7 @@ class Driver:
             message=message,
             hidden=sorted(self.sight.hidden),
             spent=vars(self.run.spent),
-            raw={c.id: c.arguments for c in reply.calls if _valid(c) != c},
+            raw={c.id: c.arguments for c in reply.calls if wrapped(c) != c},
         )
 
     def _native(self, calls: Sequence[Call]) -> list[Call]:
@@ -209,7 +211,7 @@ class Driver:
             near = difflib.get_close_matches(call.name, self.offered, 3, 0.3) or list(self.offered)
             return Result(f"no tool is called {call.name!r}. Tools: {', '.join(near)}.", True)
         try:
-            args = _unwrapped(call).parsed()
+            args = unwrapped(call).parsed()
         except BadArguments as error:
             self.run.spent.malformed += 1
             wanted = self.offered[call.name].schema.get("required", [])
@@ -301,21 +303,3 @@ class Driver:
     def _replay_end(self, event: record_file.Event) -> None:
         self.run.status, self.run.answer = event["status"], event["answer"]
         self.run.detail, self.run.spent = event["detail"], Spent(**event["spent"])
-
-
-INVALID = "invalid_json"
-
-
-def _unwrapped(call: Call) -> Call:
-    """Undo `_valid`: the arguments as the model wrote them."""
-    args = call.parsed()
-    return replace(call, arguments=args[INVALID]) if set(args) == {INVALID} else call
-
-
-def _valid(call: Call) -> Call:
-    """Wrap arguments that are not a JSON object: endpoints refuse them in a history."""
-    try:
-        call.parsed()
-    except BadArguments:
-        return replace(call, arguments=json.dumps({INVALID: call.arguments}))
-    return call

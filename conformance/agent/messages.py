@@ -7,7 +7,7 @@ the id of a call is the only carrier of its name, `functions.NAME:INDEX`, counte
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 Message = dict[str, Any]
@@ -44,6 +44,24 @@ class Call:
         if not isinstance(value, dict):
             raise BadArguments(f"arguments must be a JSON object, got {type(value).__name__}")
         return value
+
+
+INVALID = "invalid_json"
+
+
+def wrapped(call: Call) -> Call:
+    """Wrap arguments that are not a JSON object: endpoints refuse them in a history."""
+    try:
+        call.parsed()
+    except BadArguments:
+        return replace(call, arguments=json.dumps({INVALID: call.arguments}))
+    return call
+
+
+def unwrapped(call: Call) -> Call:
+    """Undo `wrapped`: the arguments as the model wrote them."""
+    args = call.parsed()
+    return replace(call, arguments=args[INVALID]) if set(args) == {INVALID} else call
 
 
 @dataclass(frozen=True)

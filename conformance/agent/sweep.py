@@ -6,7 +6,7 @@ the instrument and says so on the plot.
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,11 +178,6 @@ class Sweep:
         (folder / "runs.csv").write_text(self.csv(), encoding="utf-8")
         for name, text in self.plots(title, expected).items():
             (folder / name).write_text(text, encoding="utf-8")
-
-
-def run(tasks: Iterable[Task], attempt: Callable[[Task], Attempt], model: str) -> Sweep:
-    """Run every task once: tasks, how to attempt one, the model's name -> Sweep."""
-    return Sweep(tuple(row_of(task, attempt(task), model) for task in tasks))
 
 
 def overlay(sweeps: Sequence[Sweep], title: str, expected: Sequence[Line] = ()) -> str:

@@ -19,7 +19,7 @@ from conformance.agent.scaling import (
     within,
 )
 from conformance.agent.simulated import noisy
-from conformance.agent.sweep import INSTRUMENT, Sweep, overlay, read, row_of, run
+from conformance.agent.sweep import INSTRUMENT, Sweep, overlay, read, row_of
 from k2ref.errors import InputError
 
 
@@ -76,7 +76,8 @@ def test_survival_counts_runs_that_ended_early_as_long_as_they_lasted() -> None:
 def test_a_sweep_keeps_its_rows_and_says_when_it_is_simulated() -> None:
     tasks = [chase.make(f"s{i}", n) for n in (10, 40) for i in range(6)]
     model = "simulated noisy:0.03"
-    found = run(tasks, lambda task: quick(task, noisy(task.policy, task.seed, 0.03)), model)
+    runs = [quick(task, noisy(task.policy, task.seed, 0.03)) for task in tasks]
+    found = Sweep(tuple(row_of(t, r, model) for t, r in zip(tasks, runs, strict=True)))
     assert read(found.csv()).trials == found.trials
     plots = found.plots("noisy")
     assert "check of the instrument" in plots["success_by_length.svg"]
