@@ -1,5 +1,6 @@
 """Laws hold for correct engines, break for wrong ones, and draw what they claim to draw."""
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,15 +83,56 @@ def _finite_mask(logits: Any) -> Any:
     return oracle.softmax(np.maximum(logits, -10))
 
 
-@pytest.mark.parametrize(
-    ("name", "planted"),
-    [
-        ("row-shards-join", {"int4_linear": _first_row_scales}),
-        ("masked-logits-vanish", {"softmax": _finite_mask}),
-    ],
-)
-def test_a_law_breaks_for_a_planted_bug(name: str, planted: dict[str, Any]) -> None:
-    assert law(name, SimpleNamespace(**planted), effort=Effort(20, shrink=False))[0] == "fail"
+def after(op: str, change: Any) -> dict[str, Any]:
+    """Change what the oracle answers: operation, change -> what an engine offers."""
+    return {op: lambda *args, **kw: change(getattr(oracle, op)(*args, **kw))}
+
+
+def before(op: str, **changes: Any) -> dict[str, Any]:
+    """Change what the oracle is asked: operation, argument to change -> what an engine offers."""
+
+    def changed(*args: Any, **kw: Any) -> Any:
+        asked = inspect.signature(getattr(oracle, op)).bind(*args, **kw).arguments
+        return getattr(oracle, op)(**{**asked, **{n: f(asked[n]) for n, f in changes.items()}})
+
+    return {op: changed}
+
+
+def _weigh_first(routing: Any) -> Any:
+    weights_TK = routing.weights_TK.copy()
+    weights_TK[:, 0] *= 1.5
+    return routing._replace(weights_TK=weights_TK)
+
+
+PLANTED: dict[str, dict[str, Any]] = {
+    "product-is-linear": after("int4_linear", np.tanh),
+    "unit-gives-column": after("int4_linear", lambda out: 1.01 * out),
+    "row-shards-join": {"int4_linear": _first_row_scales},
+    "norm-is-odd": after("rms_norm", np.abs),
+    "silu-and-its-mirror": after("silu", np.tanh),
+    "softmax-shift": {"softmax": np.exp},
+    "masked-logits-vanish": {"softmax": _finite_mask},
+    "factor-one": after("yarn_mscale", lambda m: m + 0.1),
+    "absorbed-is-expanded": before("attend_absorbed", w_uk_HNC=lambda w: 1.1 * w),
+    "raising-a-bias-keeps": before("route", bias_E=np.negative),
+    "router-rows": after("router_logits", lambda out: out + np.arange(out.shape[1])),
+    "shards-add": after("moe", np.tanh),
+    "places-may-move": before("moe", routing=_weigh_first),
+}
+for form in ("absorbed", "expanded"):
+    op = f"attend_{form}"
+    PLANTED |= {
+        f"heads-may-move-{form}": after(op, lambda out: out * [[1.1], [1.0]]),
+        f"values-are-linear-{form}": after(op, np.tanh),
+        f"scale-and-query-{form}": before(op, scale=lambda _scale: 0.3),
+    }
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_law_that_no_known_bug_breaks_breaks_for_a_planted_one(name: str) -> None:
+    ours = {op: getattr(oracle, op) for op in oracle.OPERATIONS}
+    engine = SimpleNamespace(**{**ours, **PLANTED[name]})
+    assert law(name, engine, effort=Effort(20, shrink=False))[0] == "fail"
 
 
 def test_the_laws_are_those_of_the_design() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from conformance.checks.laws import check_model_laws
 from conformance.engine import Namespace, open_engine
-from conformance.laws import memory
+from conformance.laws import memory, models
+from conformance.laws.models import ModelLaw
 from k2ref import oracle
 from k2ref.checkpoint import Checkpoint
 from k2ref.generate import Sampling, generate
@@ -140,11 +141,20 @@ class Unnormalised(Right):
         return self.model.forward(ids_T, position_T, **options)
 
 
-def verdicts(runner: type[Right]) -> dict[str, str]:
+class AddsPlaces(Right):
+    """Adds learned positions, as no model of the family does."""
+
+    def forward(self, ids_T: Any, position_T: Any = None, **options: Any) -> np.ndarray:
+        return super().forward(ids_T, position_T, **options) + np.sin(position_T)[:, None]
+
+
+def verdicts(
+    runner: type[Right], laws: tuple[ModelLaw, ...] = tuple(memory.LAWS)
+) -> dict[str, str]:
     class Offered:
         load = staticmethod(runner)
 
-    results = check_model_laws(Namespace(Offered()), seed=1, laws=memory.LAWS)
+    results = check_model_laws(Namespace(Offered()), seed=1, laws=laws)
     return {r.case.removeprefix("law-"): r.verdict.value for r in results}
 
 
@@ -177,6 +187,11 @@ def test_a_law_of_memory_breaks_for_the_bug_it_is_about(
     assert {n for n, v in found.items() if v == "fail"} & names >= broken
     rest = names - broken - {"greedy-is-own-best", "ends-of-sampling", "probabilities-sum-to-one"}
     assert {found[n] for n in rest} == {"pass"}
+
+
+def test_positions_without_rotation_are_seen() -> None:
+    chosen = tuple(law for law in models.LAWS if law.name == "no-rope-no-positions")
+    assert verdicts(AddsPlaces, chosen) == {"no-rope-no-positions": "fail"}
 
 
 def test_what_an_engine_does_not_offer_is_skipped_with_its_name() -> None:
