@@ -41,7 +41,12 @@ def add_commands(commands: Any) -> None:
     )
     judged.add_argument("--known", type=Path, metavar="FILE", help="known failures (TOML)")
     judged.add_argument("--seed", type=int, help="of the fresh inputs; drawn anew without it")
-    judged.add_argument("--profile", choices=("nano", "kernel", "wide"), default="nano")
+    judged.add_argument(
+        "--profile",
+        choices=("nano", "kernel", "wide"),
+        default="nano",
+        help="the model of levels L3 and L4; wide: single operations of the published width alone",
+    )
     judged.add_argument("--checkpoint", type=Path, metavar="DIR", help="instead of a profile")
     judged.add_argument("--properties", action="store_true", help="laws without a reference too")
     judged.add_argument("--vectors", type=Path, metavar="DIR", help="these vectors, nothing else")

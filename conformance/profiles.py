@@ -2,7 +2,7 @@
 
 nano     every mechanism of the family in four layers; what levels L3 to L5 run on
 kernel   two layers of the widths that kernels are written for
-wide     one sparse layer of the real width
+wide     one sparse layer of the real width; a run draws single operations of it (`cases.wide`)
 """
 
 import json

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from conformance.cases import Case, all_cases
+from conformance.cases.wide import wide_cases
 from conformance.checks.generation import check_generation
 from conformance.checks.model import check_model
 from conformance.checks.observe import load
@@ -70,6 +71,9 @@ def checks(engine: Engine, plan: Plan, seed: int) -> Iterator[Result]:
     """Run what a plan asks for: engine, plan, seed -> results."""
     if plan.vectors is not None:
         yield from check_operations(engine, _asked(plan, read_cases(plan.vectors)))
+        return
+    if plan.profile == "wide" and plan.checkpoint is None:
+        yield from check_operations(engine, _asked(plan, wide_cases(seed)))
         return
     for chosen in (all_cases(0), all_cases(seed)):
         yield from check_operations(engine, _asked(plan, chosen))

@@ -14,7 +14,7 @@ from conformance.cases import all_cases
 from conformance.engine import Namespace
 from conformance.noise import zoo
 from conformance.results import Verdict, count
-from conformance.suite import Plan, run_suite
+from conformance.suite import Plan, line, run_suite
 from conformance.variant import Variant
 from k2ref import oracle
 
@@ -146,3 +146,17 @@ def test_generation_runs_on_a_tiny_model_where_the_engine_is_free_to_load_one(
     run = run_suite(engine, Plan(levels=frozenset({"L5"}), seed=1))
     assert {r.message for r in run.results} == {"the engine offers no generate"}
     assert (engine.loaded[-1] == tmp_path) is bound
+
+
+def test_the_wide_profile_asks_for_operations_of_the_published_width() -> None:
+    plan = Plan(profile="wide", seed=1, only=("rms_norm", "router_logits"))
+    run = run_suite(Namespace(oracle), plan)
+    assert [r.case for r in run.results] == ["rms_norm-wide@1", "router_logits-wide@1"]
+    assert {r.verdict.value for r in run.results} == {"pass"}
+
+
+@pytest.mark.slow
+def test_the_reference_passes_the_wide_profile() -> None:
+    run = run_suite(Namespace(oracle), Plan(profile="wide", seed=1))
+    assert [line(r) for r in run.results if r.verdict is not Verdict.PASS] == []
+    assert len(run.results) == 7
