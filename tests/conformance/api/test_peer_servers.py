@@ -87,7 +87,8 @@ def judge(url: str, model: str, tape: Path, fails: dict[str, str]) -> None:
     tokenizer = load_tokenizer(tape / "own")
     target = Target(Exchange(Http(url)), model, tokenizer=tokenizer, max_tokens=40)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schemas, "GENERATED", 16)  # the tape's tokens are bytes: prompts are long
+        patch.setattr(schemas, "GENERATED", 8)  # the tape's tokens are bytes: prompts are long
+        patch.setattr(schemas, "TOGETHER", 2)
         results = list(run_checks(target))
     found = {
         verdict: {r.case: r.message for r in results if r.verdict is verdict} for verdict in Verdict
