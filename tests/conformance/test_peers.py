@@ -115,6 +115,7 @@ def test_the_suite_accuses_no_correct_engine(
     assert any(r.verdict == "pass" and r.level == "L4" for r in run.results)
 
 
+@pytest.mark.timeout(1200)
 def test_the_zoo_of_correct_engines_passes_every_level_and_law(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

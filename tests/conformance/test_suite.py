@@ -148,15 +148,10 @@ def test_generation_runs_on_a_tiny_model_where_the_engine_is_free_to_load_one(
     assert (engine.loaded[-1] == tmp_path) is bound
 
 
-def test_the_wide_profile_asks_for_operations_of_the_published_width() -> None:
-    plan = Plan(profile="wide", seed=1, only=("rms_norm", "router_logits"))
-    run = run_suite(Namespace(oracle), plan)
-    assert [r.case for r in run.results] == ["rms_norm-wide@1", "router_logits-wide@1"]
-    assert {r.verdict.value for r in run.results} == {"pass"}
-
-
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_reference_passes_the_wide_profile() -> None:
     run = run_suite(Namespace(oracle), Plan(profile="wide", seed=1))
     assert [line(r) for r in run.results if r.verdict is not Verdict.PASS] == []
     assert len(run.results) == 7
+    assert all(r.case.endswith("-wide@1") for r in run.results)
