@@ -4,12 +4,12 @@ Sources: the models' chat templates and tokenizer code as published, and `spec/c
 for where each statement was checked.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from k2ref.errors import InputError
+from k2ref.tables import child, read_json
 
 KIMI = "You are Kimi, an AI assistant created by Moonshot AI."
 
@@ -53,27 +53,16 @@ def find_dialect(name: str) -> Dialect:
     return DIALECTS[name]
 
 
-def read_table(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object: path -> table."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
-    if not isinstance(table, dict):
-        raise InputError(f"{path}: wanted a JSON object, got {type(table).__name__}")
-    return table
-
-
 def dialect_of(folder: Path) -> Dialect:
     """Tell a checkpoint's dialect from its config.json: folder -> Dialect.
 
     K2.5, K2.6 and K2.7-Code share a config, and K2-Thinking is the K2 with INT4 experts. A
     checkpoint without weights' quantisation says nothing and counts as K2-Thinking.
     """
-    table = read_table(folder / "config.json")
+    table = read_json(folder / "config.json")
     if table.get("model_type") in ("kimi_k3", "kimi_linear"):
         raise InputError(f"{table['model_type']} has another chat format; this is K2's")
     if table.get("model_type") == "kimi_k25" or "text_config" in table:
         return K25
-    method = (table.get("quantization_config") or {}).get("quant_method")
+    method = child(table, "quantization_config").get("quant_method")
     return K2_INSTRUCT if method == "fp8" else K2_THINKING

@@ -8,10 +8,11 @@ from typing import Any
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from k2ref.chat.dialect import Dialect, read_table
+from k2ref.chat.dialect import Dialect
 from k2ref.chat.render import compact, sort_keys, typescript
 from k2ref.chat.wire import REASONING_FIELDS, Message, reasoning_of
 from k2ref.errors import InputError
+from k2ref.tables import read_json
 from k2ref.tokenizer import NAMES_FILE
 
 
@@ -21,7 +22,7 @@ def find_template(folder: Path) -> str | None:
     if path.is_file():
         return path.read_text(encoding="utf-8")
     names = folder / NAMES_FILE
-    table = read_table(names) if names.is_file() else {}
+    table = read_json(names) if names.is_file() else {}
     template = table.get("chat_template")
     return template if isinstance(template, str) else None
 
