@@ -61,7 +61,7 @@ class MlxEngine:
 
     def close(self) -> None:
         """End the thread."""
-        self._thread.shutdown(wait=False)
+        self._thread.shutdown()
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return self._thread.submit(function, *args, **kwargs).result()

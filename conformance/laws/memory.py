@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.checks.generation import Generate, generator_of
+from conformance.checks.asked import Generate, generator_of
 from conformance.compare import GAP_LIMIT, generation_gap
 from conformance.engine import EngineError, NotOffered, attempt
 from conformance.laws import Broken, same
