@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from k2ref.config import NANO, Config, load_config, read_config
+from k2ref.config import Config, load_config, read_config
 from k2ref.errors import InputError
+from k2ref.presets import NANO
 from k2ref.spec import spec_path
 from k2ref.synth import make_checkpoint
 

@@ -18,12 +18,12 @@ import numpy as np
 from k2ref.bench import add_bench_command
 from k2ref.chat_cli import add_chat_commands, add_chat_options, answer
 from k2ref.checkpoint import Checkpoint
-from k2ref.config import PRESETS
 from k2ref.errors import InputError
 from k2ref.files import check_output, load_array, save_array, save_arrays, save_tensors
 from k2ref.generate import Sampling, generate
 from k2ref.model import Model
 from k2ref.numerics import Numerics, parse_numerics, questions
+from k2ref.presets import PRESETS
 from k2ref.progress import bar, layer_progress
 from k2ref.synth import FORMS, make_checkpoint
 from k2ref.tensors import parameters

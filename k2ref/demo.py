@@ -11,9 +11,9 @@ from rich.table import Table
 
 from k2ref import oracle
 from k2ref.checkpoint import Checkpoint
-from k2ref.config import NANO
 from k2ref.generate import generate
 from k2ref.model import Model
+from k2ref.presets import NANO
 from k2ref.synth import make_checkpoint
 from k2ref.tensors import parameters
 from k2ref.trace import Recorder

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from k2ref.config import NANO
 from k2ref.errors import InputError
+from k2ref.presets import NANO
 from k2ref.spec import spec_path
 from k2ref.synth import make_checkpoint
 from k2ref.tokenizer import NAMES_FILE, RANKS_FILE, RESERVED

@@ -10,7 +10,7 @@ from typing import Any
 
 from conformance.cases import Case
 from conformance.draw import Draw
-from k2ref.config import K2_THINKING as K2
+from k2ref.presets import K2_THINKING as K2
 
 TOKENS, SEEN = 2, 64
 

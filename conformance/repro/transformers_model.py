@@ -25,8 +25,9 @@ from conformance.profiles import Prompt
 from conformance.repro import draw_weights
 from conformance.repro.operation import HERE, fill
 from conformance.repro.text import literal
-from k2ref.config import NANO, Config, write_config
+from k2ref.config import Config, write_config
 from k2ref.errors import InputError
+from k2ref.presets import NANO
 from k2ref.tensors import tensors
 
 SEED = 1

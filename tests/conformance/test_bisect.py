@@ -16,7 +16,7 @@ from conformance.__main__ import main
 from conformance.bisect import bisect
 from conformance.engine import Namespace, open_engine
 from k2ref import oracle
-from k2ref.config import NANO
+from k2ref.presets import NANO
 from k2ref.synth import make_checkpoint
 from tests.conformance.forks import FORKS
 

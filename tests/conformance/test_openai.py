@@ -13,7 +13,7 @@ import pytest
 from conformance.compare import log_probabilities
 from conformance.engine import EngineError, NotOffered, open_engine
 from k2ref import Checkpoint, InputError, Model
-from k2ref.config import NANO
+from k2ref.presets import NANO
 from k2ref.synth import make_checkpoint
 
 IDS_T = np.array([5, 900, 17, 1, 44])

@@ -20,7 +20,7 @@ from conformance.correct import FOREIGN
 from conformance.engine import Engine, NotOffered, Runner, open_engine
 from conformance.suite import MODEL_LEVELS, OPERATION_LEVELS, Plan, line, run_suite
 from k2ref import Checkpoint, InputError, Model
-from k2ref.config import PRESETS
+from k2ref.presets import PRESETS
 from k2ref.synth import make_checkpoint
 
 pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore")]  # foreign warnings

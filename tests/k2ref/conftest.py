@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from k2ref import Checkpoint
-from k2ref.config import NANO, Config
+from k2ref.config import Config
+from k2ref.presets import NANO
 from k2ref.synth import make_checkpoint
 
 # NANO with fewer of everything: three layers, the first dense; kept apart from NANO to stay fast

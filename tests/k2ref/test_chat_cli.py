@@ -12,7 +12,7 @@ from k2ref.chat import Parser
 from k2ref.chat.reply import Arguments, CallEnd, CallStart, Content, Reasoning
 from k2ref.chat_cli import _events, _show
 from k2ref.cli import main
-from k2ref.config import NANO
+from k2ref.presets import NANO
 from k2ref.synth import make_checkpoint
 from k2ref.tokenizer import load_tokenizer
 from tests.k2ref.vocabulary import write_vocabulary

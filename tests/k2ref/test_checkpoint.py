@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from k2ref import Checkpoint, InputError, Model, oracle
 from k2ref.cli import main
-from k2ref.config import NANO, write_config
+from k2ref.config import write_config
+from k2ref.presets import NANO
 from k2ref.shards import INDEX, SINGLE
 from k2ref.synth import make_checkpoint
 from k2ref.tensors import tensors

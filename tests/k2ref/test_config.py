@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k2ref import config as configs
-from k2ref.config import K2_5, K2_INSTRUCT, K2_THINKING, NANO, PRESETS, read_config, write_config
+from k2ref import presets
+from k2ref.config import read_config, write_config
 from k2ref.errors import InputError
 from k2ref.numerics import Numerics, parse_numerics, questions
+from k2ref.presets import K2_5, K2_INSTRUCT, K2_THINKING, NANO, PRESETS
 from k2ref.quantization import int4_config, read_quantization
 from k2ref.spec import read_toml
 from k2ref.tensors import parameters
@@ -31,7 +33,7 @@ def yarn(**values: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", QUANT)
 def test_the_presets_say_what_the_facts_say(name: str) -> None:
-    preset = getattr(configs, name)
+    preset = getattr(presets, name)
     facts = {**read_toml("facts.toml")["common"], **read_toml("facts.toml")[name]}
     strings = {"topk_method", "scoring_func", "hidden_act", "quant_method"}
     assert {"int4": "compressed-tensors", "fp8": "fp8"}[preset.quantization.method] == facts[

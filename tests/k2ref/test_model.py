@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conformance.compare import divergence, nmse
 from k2ref import Checkpoint, InputError, Model, Numerics, oracle
-from k2ref.config import K2_5
+from k2ref.presets import K2_5
 from k2ref.spec import read_toml
 from k2ref.synth import make_checkpoint
 from k2ref.tensors import tensors

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k2ref import oracle
-from k2ref.config import K2_5, K2_INSTRUCT, K2_THINKING, NANO
 from k2ref.numerics import Numerics
+from k2ref.presets import K2_5, K2_INSTRUCT, K2_THINKING, NANO
 from k2ref.rope_table import inv_freq
 from k2ref.spec import read_toml, spec_path
 from tests.strategies import normal, seeds
