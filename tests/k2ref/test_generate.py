@@ -66,7 +66,7 @@ def test_settings_without_meaning_are_refused(temperature: float, top_p: float) 
 @pytest.mark.parametrize("temperature", [0.0, 5e-324, 1.0, 1e308])
 def test_any_temperature_gives_a_distribution(temperature: float) -> None:
     probability_W = probabilities(np.array([1e30, 5.0, 1e30 - 1e14]), Sampling(temperature))
-    assert probability_W.sum() == pytest.approx(1)
+    assert abs(probability_W.sum() - 1) < 1e-12
     assert probability_W.argmax() == 0
 
 
