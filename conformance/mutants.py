@@ -17,11 +17,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from conformance import kit
 from conformance.baseline import Exit
 from conformance.bugs import Bug, attention, experts, formats, norms, rope, router, sampling
 from conformance.cases import all_cases
 from conformance.checks.generation import check_generation
-from conformance.checks.laws import Effort, check_laws, check_model_laws
 from conformance.checks.model import Noise, check_model
 from conformance.checks.operations import check_operations
 from conformance.compare import find_precision
@@ -107,6 +107,8 @@ def _results(engine: Engine, checkpoint: Path, seed: int, noise: Noise | None) -
     yield from check_model(engine, checkpoint, seed=seed, levels=levels, noise=noise)
     yield from check_generation(engine, build_tiny(checkpoint.parent, seed=seed), seed=seed)
     if engine.info.precision == "f32":
+        from conformance.checks.laws import Effort, check_laws, check_model_laws  # needs Hypothesis
+
         yield from check_laws(engine, seed=seed, effort=Effort(examples=6, shrink=False))
         yield from check_model_laws(engine, seed=seed)
 
@@ -231,6 +233,8 @@ def add_commands(commands: Any) -> None:
 
 def run_mutants(options: argparse.Namespace) -> int:
     """Print the kill matrix and check the gates: options -> exit code."""
+    for package in ("hypothesis", "scipy"):
+        kit.need(package, "mutants")
     console = Console()
     matrix = Matrix([], [])
     names = [] if options.zoo else options.only or list(BUGS)

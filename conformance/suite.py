@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance import kit
 from conformance.cases import Case, all_cases
 from conformance.cases.wide import wide_cases
 from conformance.checks.generation import check_generation
@@ -22,7 +23,6 @@ from conformance.failures import read_cases
 from conformance.profiles import build, build_tiny
 from conformance.results import Result, Run, Verdict
 from conformance.spec import LEVELS, requirements, vectors_id
-from k2ref.errors import InputError
 
 OPERATION_LEVELS = frozenset({"L0", "L1", "L2"})
 MODEL_LEVELS = frozenset({"L3", "L4", "L5"})
@@ -53,6 +53,8 @@ class Plan:
 
 def run_suite(engine: Engine, plan: Plan) -> Run:
     """Put the suite to an engine: engine, plan -> Run."""
+    if plan.properties:
+        kit.need("hypothesis", "laws")
     seed = plan.seed if plan.seed is not None else secrets.randbelow(2**31)
     results = tuple(guarded(checks(engine, plan, seed)))
     return Run(engine.info.table(), results, vectors_id(), seed, environment())
@@ -89,10 +91,8 @@ def _asked(plan: Plan, cases: Iterable[Case]) -> list[Case]:
 
 
 def _laws(engine: Engine, plan: Plan, seed: int) -> Iterator[Result]:
-    try:
-        from conformance.checks.laws import check_laws, check_model_laws
-    except ImportError:
-        raise InputError("laws need Hypothesis: python -m pip install 'k2ref[kit]'") from None
+    from conformance.checks.laws import check_laws, check_model_laws  # needs Hypothesis
+
     yield from (r for r in check_laws(engine, seed=seed, only=plan.only) if r.level in plan.levels)
     if plan.levels & MODEL_LEVELS and _asks_model(plan):
         yield from (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance import compare
+from conformance import compare, kit
 from conformance.checks.asked import Asked, ids_of, limit_of, unreported
 from conformance.engine import EngineError, NotOffered, attempt
 from conformance.rates import g_test, holm, smallest_divergence
@@ -82,6 +82,8 @@ def ahead_each(logits_W: np.ndarray) -> np.ndarray:
 
 def distribution(asked: Asked) -> tuple[Agreement, dict[str, Any]]:
     """Judge the counts of next tokens, without a cut and with one: G-tests, Holm over both."""
+    if not kit.has("scipy"):
+        raise NotOffered("counts are judged with SciPy: python -m pip install 'k2ref[kit]'")
     unreported(asked)
     p_values: list[float] = []
     figures: dict[str, Any] = {}
