@@ -187,10 +187,22 @@ def _limit(pair: str) -> tuple[str, Any]:
         raise ValueError(f"--set takes NAME=VALUE with a name of {', '.join(names)}; got {pair!r}")
     default = defaults[name]
     if isinstance(default, bool):
-        return name, text.lower() in ("true", "yes", "1")
+        if text not in ("true", "false"):
+            raise ValueError(f"--set {name} takes true or false, got {text!r}")
+        return name, text == "true"
     if isinstance(default, tuple):
         return name, tuple(filter(None, text.split(",")))
-    return name, type(default)(text)
+    return name, _number(name, type(default), text) if isinstance(default, int | float) else text
+
+
+def _number(name: str, kind: type[int] | type[float], text: str) -> float:
+    try:
+        if (number := kind(text)) >= 0:
+            return number
+    except ValueError:
+        pass
+    wanted = "a whole number" if kind is int else "a number"
+    raise ValueError(f"--set {name} takes {wanted} of at least 0, got {text!r}")
 
 
 def default_state(folder: Path) -> Path:
@@ -206,7 +218,7 @@ def _address(options: argparse.Namespace) -> "Address":
     from k2tools.transports import Address
 
     host, _, port = options.http.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"--http takes HOST:PORT, such as 127.0.0.1:8765; got {options.http!r}")
     verifier: Verifier | None
     token = os.environ.get("K2TOOLS_TOKEN", "")

@@ -186,6 +186,11 @@ async def test_a_replay_tells_names_apart_that_look_like_handles(tmp_path: Path)
     [
         (["--facts", "facts.jsonl"], "facts.jsonl is refused. line 1: the source docs:a.md:L7"),
         (["--web", "brave"], "set K2TOOLS_BRAVE_KEY"),
+        (["--http", "127.0.0.1:65536"], "--http takes HOST:PORT, such as 127.0.0.1:8765; got"),
+        (["--set", "writable=no"], "--set writable takes true or false, got 'no'"),
+        (["--set", "budget_calls=-1"], "budget_calls takes a whole number of at least 0, got '-1'"),
+        (["--set", "call_timeout_s=nan"], "call_timeout_s takes a number of at least 0, got 'nan'"),
+        (["--set", "warm_sandboxes=x"], "warm_sandboxes takes a whole number of at least 0, got"),
         (["--state", "damaged"], "the state folder cannot be used (file is not a database)"),
     ],
 )
