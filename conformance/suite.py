@@ -18,7 +18,7 @@ from conformance.checks.generation import check_generation
 from conformance.checks.model import check_model
 from conformance.checks.observe import load
 from conformance.checks.operations import check_operations
-from conformance.engine import Engine, EngineError
+from conformance.engine import Engine, EngineError, NotOffered
 from conformance.failures import read_cases
 from conformance.profiles import build, build_tiny
 from conformance.results import Result, Run, Verdict
@@ -123,7 +123,7 @@ def _loads(engine: Engine, checkpoint: Path) -> bool:
     """Tell whether an engine is free to load what it is given: a server or a dump is not."""
     try:
         return load(engine, checkpoint) is not None
-    except EngineError:
+    except (EngineError, NotOffered):
         return False
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance.engine import NotOffered
 from k2ref import Checkpoint, InputError
 from k2ref.config import Config
 from k2ref.oracle import Int4, Weight, dense, int4_dequantize, int4_unpack, split_kv_b
@@ -184,9 +185,10 @@ def _write_experts(
     if not packed:
         writer.add_tensor(name, np.stack([dense(w).astype(np.float32) for w in weights]))
         return
-    blocks = np.stack([repack_q4_0(w) for w in weights if isinstance(w, Int4)])
-    if len(blocks) != len(weights):
-        raise InputError("q4_0 repacks INT4 experts; this checkpoint's are not INT4")
+    packed_weights = [w for w in weights if isinstance(w, Int4)]
+    if len(packed_weights) != len(weights):
+        raise NotOffered("q4_0 repacks INT4 experts; this checkpoint's are not INT4")
+    blocks = np.stack([repack_q4_0(w) for w in packed_weights])
     writer.add_tensor(name, blocks, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
 
 

@@ -40,6 +40,9 @@ def check_generation(engine: Engine, checkpoint: Path, *, seed: int) -> Iterator
             replace(b, verdict=Verdict.ERRORED, message=str(error)) for b in blanks.values()
         )
         return
+    except NotOffered as reason:
+        yield from (replace(b, message=str(reason)) for b in blanks.values())
+        return
     if runner is None or generator_of(runner) is None:
         message = "the engine offers no generate"
         yield from (replace(b, message=message) for b in blanks.values())

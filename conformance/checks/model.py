@@ -42,6 +42,9 @@ def check_model(
     except EngineError as error:
         yield from _all(asked, levels, Verdict.ERRORED, f"load: {error}")
         return
+    except NotOffered as reason:
+        yield from _all(asked, levels, Verdict.SKIPPED, str(reason))
+        return
     if runner is None:
         yield from _all(asked, levels, Verdict.SKIPPED, "the engine runs no checkpoint")
         return
