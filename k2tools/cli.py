@@ -143,12 +143,12 @@ def run_serve(options: argparse.Namespace) -> int:
     return serve_http(server, settings, address, lambda url: _say_where(settings, url, address))
 
 
-def _folder(path: Path) -> Path:
-    """Check a folder that was named: -> its absolute path."""
-    folder = path.resolve(strict=True)
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder")
-    return folder
+def _folder(path: Path, *, or_file: bool = False) -> Path:
+    """Check a folder that was named, or a file where one will do: -> its absolute path."""
+    found = path.resolve(strict=True)
+    if not (found.is_dir() or (or_file and found.is_file())):
+        raise ValueError(f"{found} is no folder" + " and no file" * or_file)
+    return found
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -158,7 +158,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         folder,
         options.state or default_state(folder),
         writable=not options.read_only,
-        corpora=tuple(str(_folder(path)) for path in options.corpus),
+        corpora=tuple(str(_folder(path, or_file=True)) for path in options.corpus),
         corpus_engine=options.corpus_engine,
         web=tuple(options.web),
         semantic=options.semantic,

@@ -1,7 +1,8 @@
 """The local library: the files of the workspace and of every `--corpus PATH`, kept indexed.
 
-An id is the path in the workspace, or `NAME:path` in the corpus folder NAME. Corpora are read when
-the server starts; the workspace is walked again before each search, and only what changed is read.
+An id is the path in the workspace, or `NAME:path` in the corpus folder NAME; a file given alone
+belongs to its folder, of which nothing else is seen. Corpora are read when the server starts; the
+workspace is walked again before each search, and only what changed is read.
 """
 
 import os
@@ -257,13 +258,25 @@ def chars_of(batch: list[Document]) -> int:
     return sum(len(line) for doc in batch for line in doc.lines)
 
 
-def named(folders: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
-    """Give each corpus folder a name of its own: folders -> (name, path)."""
+def named(corpora: tuple[str, ...]) -> Iterator[tuple[str, Path, frozenset[str]]]:
+    """Give each folder a name of its own: folders and files -> (name, folder, its files or all)."""
     taken: set[str] = {"http", "https", "file"}
-    for path in map(Path, folders):
+    for path, only in grouped(corpora).items():
         base = "".join(c if c.isalnum() or c in "-_." else "-" for c in path.name) or "corpus"
         name, number = base, 2
         while name in taken:
             name, number = f"{base}-{number}", number + 1
         taken.add(name)
-        yield name, path
+        yield name, path, frozenset(only)
+
+
+def grouped(corpora: tuple[str, ...]) -> dict[Path, set[str]]:
+    """Put files with their folder: folders and files -> {folder: names, or none for all}."""
+    paths = [Path(path) for path in corpora]
+    whole = {path for path in paths if not path.is_file()}
+    folders: dict[Path, set[str]] = {}
+    for path in paths:
+        names = folders.setdefault(path if path in whole else path.parent, set())
+        if path not in whole and path.parent not in whole:
+            names.add(path.name)
+    return folders

@@ -15,6 +15,7 @@ from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from k2tools import index
+from k2tools.beneath import walk
 from k2tools.corpus import Corpus, Passage
 from k2tools.documents import Extractor
 from k2tools.library import Folder, Library, first_reading, named
@@ -203,9 +204,17 @@ async def start(app: App) -> AsyncIterator[None]:
     settings = app.settings
     folders = [Folder("", app.workspace)]
     with ExitStack() as closing:
-        for name, path in named(settings.corpora):
-            files = Workspace(path, writable=False, secret_globs=settings.secret_globs)
+        for name, path, only in named(settings.corpora):
+            files = Workspace(
+                path,
+                writable=False,
+                secret_globs=settings.secret_globs,
+                only=only,
+                opener=walk if only else None,  # a link in a file's place would lead elsewhere
+            )
             closing.callback(files.close)
+            if secrets := sorted(filter(files.secret, only)):
+                raise ValueError(f"--corpus {secrets[0]}: the name is on the list of secrets")
             folders.append(Folder(f"{name}:", files))
         extractor = Extractor(settings.extract_timeout_s, settings.fallback_encoding)
         library = Library(engine(settings), folders, extractor)

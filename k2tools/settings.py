@@ -44,7 +44,7 @@ class Settings:
     max_handles: int = 32  # per principal
 
     # search
-    corpora: tuple[str, ...] = ()  # folders searched beside the workspace, never written
+    corpora: tuple[str, ...] = ()  # folders and files searched beside the workspace
     corpus_engine: str = ""  # MODULE:FACTORY of another engine than SQLite FTS5
     facts: str = ""  # a JSONL or SQLite file; its sources are checked at the start
     web: tuple[str, ...] = ()  # providers in order: searxng=URL, brave, tavily, exa, ddgs

@@ -69,12 +69,14 @@ class Workspace:
         *,
         writable: bool = True,
         secret_globs: tuple[str, ...] = (),
+        only: frozenset[str] = frozenset(),
         opener: Opener | None = None,
         by_path: bool = False,
     ) -> None:
         self.path = root
         self.writable = writable
         self.secret_globs = secret_globs
+        self.only = only  # names at the top that exist here; none: everything does
         self._root = Root(root, opener, by_path=by_path)
         self.lock = threading.RLock()  # one writer at a time: read, compare, replace
 
@@ -94,7 +96,12 @@ class Workspace:
             raise ToolError(f"{shown(path)} is on the operator's list of secrets and stays closed")
         if not parts:
             raise ToolError(f"{shown(path)} names the workspace itself, not a file in it")
-        return "/".join(parts)
+        path = "/".join(parts)
+        if self.only and path not in self.only:
+            raise ToolError(
+                f"{shown(path)} is none of the files given, {', '.join(sorted(self.only))}"
+            )
+        return path
 
     def secret(self, path: str) -> bool:
         """Say whether any name on the path is on the list of secrets."""
@@ -207,6 +214,8 @@ class Workspace:
         names = sorted(directory.names(), key=lambda n: os.fsencode(n[0] + "/" * n[1]))
         for name, is_directory in names:
             path = prefix + name
+            if self.only and path not in self.only:
+                continue
             if name in unlisted or name.endswith(TEMPORARY) or self.secret(name):
                 continue
             with suppress(OSError):  # removed or closed to us since it was listed

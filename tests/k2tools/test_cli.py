@@ -185,6 +185,7 @@ async def test_a_replay_tells_names_apart_that_look_like_handles(tmp_path: Path)
     ("flags", "reason"),
     [
         (["--facts", "facts.jsonl"], "facts.jsonl is refused. line 1: the source docs:a.md:L7"),
+        (["--corpus", "/dev/null"], "/dev/null is no folder and no file"),
         (["--web", "brave"], "set K2TOOLS_BRAVE_KEY"),
         (["--http", "127.0.0.1:65536"], "--http takes HOST:PORT, such as 127.0.0.1:8765; got"),
         (["--set", "writable=no"], "--set writable takes true or false, got 'no'"),

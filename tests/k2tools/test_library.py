@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from k2tools import library as library_module
+from k2tools.cli import parser, settings_of
 from k2tools.documents import Extracted, Extractor
 from k2tools.index import Index, opened
 from k2tools.library import Folder, Library, named
@@ -113,13 +115,108 @@ def test_a_walk_that_takes_long_is_followed_by_a_rest(
 
 
 def test_corpus_folders_have_names_of_their_own() -> None:
-    assert [name for name, _ in named(("/a/docs", "/b/docs", "/c/my docs", "/d/https", "/"))] == [
+    folders = ("/a/docs", "/b/docs", "/c/my docs", "/d/https", "/", "/a/docs")
+    assert [name for name, _, _ in named(folders)] == [
         "docs",
         "docs-2",
         "my-docs",
         "https-2",
         "corpus",
     ]
+
+
+def test_files_given_alone_share_the_name_of_their_folder(tmp_path: Path) -> None:
+    paths = [tmp_path / "a" / "x.md", tmp_path / "b" / "a" / "x.md", tmp_path / "a" / "y.md"]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert list(named(tuple(map(str, paths)))) == [
+        ("a", tmp_path / "a", {"x.md", "y.md"}),
+        ("a-2", tmp_path / "b" / "a", {"x.md"}),
+    ]
+    whole = (*map(str, paths), str(tmp_path / "a"))
+    assert next(named(whole)) == ("a", tmp_path / "a", frozenset())
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    """A file whose neighbours are nobody's business."""
+    (tmp_path / "books" / "inner").mkdir(parents=True)
+    for name in ("guide.md", "diary.md", "inner/guide.md"):
+        (tmp_path / "books" / name).write_text(f"common words of {name}")
+    return tmp_path / "books" / "guide.md"
+
+
+@pytest.mark.anyio
+async def test_a_file_given_alone_is_searched_and_its_neighbours_are_not(
+    connect: Connect, settings: Settings, book: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "a.md").write_text("common a")
+    (settings.workspace / "guide.md").write_text("common in the workspace")
+    given = replace(settings, corpora=(str(tmp_path / "site"), str(book)))
+    async with connect(given) as client:
+        hits = await text(client, "search", query="common")
+        assert set(re.findall(r"\[(.+):L1-L1\]", hits)) == {
+            "site:a.md",
+            "books:guide.md",
+            "guide.md",
+        }
+        assert "1\tcommon words of guide.md" in await text(client, "open", id="books:guide.md")
+        for other in ("diary.md", "inner/guide.md", "./diary.md", "../books/diary.md"):
+            assert "no document" in await text(client, "open", id=f"books:{other}")
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+async def test_a_link_put_in_the_place_of_a_file_given_alone_is_not_followed(
+    connect: Connect, settings: Settings, book: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "latest").symlink_to(book)
+    options = parser().parse_args(
+        ["serve", str(tmp_path / "ws"), "--corpus", str(tmp_path / "latest")]
+    )
+    (given,) = settings_of(options).corpora
+    async with connect(replace(settings, corpora=(given,))) as client:
+        assert "words of guide.md" in await text(client, "open", id="books:guide.md")
+        book.unlink()
+        book.symlink_to("diary.md")
+        assert "no document" in await text(client, "open", id="books:guide.md")
+        book.unlink()
+        (book / "deep").mkdir(parents=True)
+        (book / "deep" / "x.md").write_text("common words")
+        assert "no document" in await text(client, "open", id="books:guide.md/deep/x.md")
+
+
+def test_a_file_given_alone_is_read_again_only_when_it_changed(
+    extractor: Counting, book: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ws").mkdir()
+    workspace = Workspace(tmp_path / "ws")
+    files = Workspace(book.parent, writable=False, only=frozenset({book.name}))
+    folders = [Folder("", workspace), Folder("books:", files)]
+    for words, expected in (("guide", 1), ("guide", 1), ("pump", 2)):
+        book.write_text(f"common {words}") if words == "pump" else None
+        library = Library(Index(tmp_path / "index.sqlite"), folders, extractor)
+        library.read_all()
+        assert (extractor.read, ids(library, words)) == (expected, ["books:guide.md"])
+        library.close()
+    library = Library(Index(tmp_path / "index.sqlite"), folders[:1], extractor)
+    library.read_all()
+    assert library.index.size() == (0, 0)
+    library.close()
+    workspace.close()
+    files.close()
+
+
+@pytest.mark.anyio
+async def test_a_secret_given_as_a_corpus_is_refused(
+    connect: Connect, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("KEY=1")
+    with pytest.raises(ValueError, match="list of secrets"):
+        async with connect(replace(settings, corpora=(str(tmp_path / ".env"),))):
+            pass
 
 
 def test_a_damaged_index_is_begun_anew(tmp_path: Path) -> None:
