@@ -22,10 +22,13 @@ from k2tools.providers import (
     PROVIDERS,
     Ask,
     ProviderError,
+    WebHit,
     canonical,
     configured,
     key_of,
     read_ddgs,
+    read_exa,
+    read_tavily,
 )
 from k2tools.settings import Settings
 from tests.k2tools.conftest import Connect, text
@@ -81,6 +84,13 @@ async def test_each_provider_is_asked_as_its_interface_wants_and_read_back(name:
 async def test_the_scraping_provider_is_read_back() -> None:
     kept = cassette("ddgs")
     assert [list(hit) for hit in read_ddgs(kept["response"])] == kept["hits"]
+
+
+async def test_what_an_answer_may_leave_out_or_add_is_read() -> None:
+    mailed = {"url": "u", "title": "t", "published_date": "Tue, 04 Mar 2025 10:00:00 GMT"}
+    assert read_tavily({"results": [mailed]}) == [WebHit("u", "t", "", "2025-03-04")]
+    bare = {"url": "u", "title": None, "text": None, "publishedDate": None}
+    assert read_exa({"results": [bare]}) == [WebHit("u", "", "")]
 
 
 @pytest.mark.parametrize("name", OVER_HTTP)
