@@ -154,6 +154,7 @@ def _folder(path: Path, *, or_file: bool = False) -> Path:
 def settings_of(options: argparse.Namespace) -> Settings:
     """Turn flags into settings."""
     folder = _folder(options.folder)
+    grace_s = Settings.shutdown_grace_s if options.http else int(Settings.call_timeout_s)
     given = Settings(
         folder,
         options.state or default_state(folder),
@@ -171,6 +172,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         unsafe_no_sandbox=options.unsafe_no_sandbox,
         deny_tools=frozenset(options.deny),
         run=options.run,
+        shutdown_grace_s=grace_s,
         allowed_hosts=(*Settings.allowed_hosts, *options.allow_host),
         allowed_origins=(*Settings.allowed_origins, *options.allow_origin),
     )

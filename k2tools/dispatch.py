@@ -6,15 +6,18 @@ The same way serves a model's call, a call from `import k2` inside python, and r
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import anyio
+from anyio.abc import TaskGroup
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, InputRequiredResult
 
+from k2tools.keys import UNKNOWN
 from k2tools.results import Result, ToolError, disarmed, sealed, shorten, shown
 from k2tools.runlog import Record
 from k2tools.schemas import checked, nearest
@@ -39,11 +42,25 @@ class Ended(NamedTuple):
     raw: Raw | None = None  # a protocol answer that passes through unchanged
 
 
+class Pending:
+    """A keyed call under way, which everybody who sends its key waits for."""
+
+    def __init__(self, ref: str) -> None:
+        self.ended = anyio.Event()
+        self.outcome = Outcome(ref, "unknown", UNKNOWN, UNKNOWN)  # unless it ends before the server
+
+    async def result(self) -> Outcome:
+        await self.ended.wait()
+        return self.outcome
+
+
 class Dispatcher:
     """The tools of a server and the way to call them."""
 
-    def __init__(self, app: App, tools: Mapping[str, Tool]) -> None:
+    def __init__(self, app: App, tools: Mapping[str, Tool], beyond: TaskGroup) -> None:
         self.app, self.tools = app, tools
+        self._beyond = beyond  # runs keyed calls, which outlive their requests
+        self._pending: dict[tuple[Session, str], Pending] = {}
         self._running = 0  # calls under way, of all principals
 
     async def call(
@@ -55,9 +72,11 @@ class Dispatcher:
         request: ServerRequestContext[Any, Any] | None = None,
         parent: str = "",
         trace_id: str = "",
+        ref: str = "",
+        key: str = "",
     ) -> Outcome:
         """Run one call to its end: session, name, arguments -> Outcome."""
-        ref, started_s = session.arrive(), time.perf_counter()
+        ref, started_s = ref or session.arrive(), time.perf_counter()
         args: Mapping[str, Any] = dict(arguments or {})
         cx = Context(self.app, session, ref, self._cap(name, args), self.call, request)
         ended = Ended("cancelled")
@@ -66,6 +85,8 @@ class Dispatcher:
             tool = self._tool(name)
             args = checked(name, tool.schema, args, tool.example)
             session.charge()
+            if key and not tool.annotations.read_only_hint:
+                await _flushed(session)
             ended = await self._run(tool, cx, args, inner=bool(parent))
         except ToolError as error:
             status = "denied" if isinstance(error, Denied) else "error"
@@ -78,6 +99,59 @@ class Dispatcher:
             self._running -= 1
             session.leave()
         return self._outcome(cx, unlogged or ended)
+
+    def keyed(
+        self,
+        session: Session,
+        key: str,
+        name: str,
+        arguments: Mapping[str, Any] | None,
+        **more: Any,
+    ) -> Pending:
+        """Begin the call that a key names, or find it: under way, or in the log."""
+        ref = session.keys.find(key, name, arguments)
+        if (session, key) in self._pending:
+            return self._pending[session, key]
+        if ref:
+            return self._remembered(session, ref, name, arguments)
+        ref = session.arrive()
+        try:
+            session.keys.note(key, name, arguments, ref)
+        except BaseException:
+            session.leave()
+            raise
+        pending = self._pending[session, key] = Pending(ref)
+        call = partial(self.call, session, name, arguments, ref=ref, key=key, **more)
+        self._beyond.start_soon(self._to_its_end, (session, key), call)
+        return pending
+
+    async def _to_its_end(
+        self, which: tuple[Session, str], call: Callable[[], Awaitable[Outcome]]
+    ) -> None:
+        """Run a keyed call, whoever still waits for it."""
+        pending = self._pending[which]
+        try:
+            pending.outcome = await call()
+        except Exception:
+            text = _incident("the call").result.text
+            pending.outcome = Outcome("", "error", text, text)
+        finally:
+            del self._pending[which]
+            pending.ended.set()
+
+    def _remembered(
+        self, session: Session, ref: str, name: str, arguments: Mapping[str, Any] | None
+    ) -> Pending:
+        """Give the answer that the log has."""
+        found, status = Pending(ref), session.log.status(ref)
+        found.ended.set()
+        if status and status != "cancelled":
+            body = session.log.body(ref)
+            if body is None:
+                body = f"it was executed and ended as {status}; its result was not kept"
+            cx = Context(self.app, session, ref, self._cap(name, arguments or {}), self.call)
+            found.outcome = self._outcome(cx, Ended(status, Result(body)))
+        return found
 
     async def _run(self, tool: Tool, cx: Context, args: Mapping[str, Any], *, inner: bool) -> Ended:
         """Run the function within its time: calls from inside python hold their parent's place."""
@@ -141,6 +215,14 @@ async def _ended(tool: Tool, cx: Context, args: Mapping[str, Any]) -> Ended:
         failed = isinstance(value, CallToolResult) and value.is_error
         return Ended("error" if failed else "ok", Result(value.model_dump_json()), value)
     return Ended("ok", value if isinstance(value, Result) else Result(str(value)))
+
+
+async def _flushed(session: Session) -> None:
+    """Have the keys on disk before an effect; without them it must not happen."""
+    try:
+        await anyio.to_thread.run_sync(session.keys.flush)
+    except OSError as error:
+        raise ToolError(f"nothing was done: {UNLOGGED}: {error.strerror}") from None
 
 
 async def _logged(session: Session, record: Record, body: str, *, alone: bool) -> Ended | None:

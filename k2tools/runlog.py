@@ -21,8 +21,13 @@ if sys.platform != "win32":
     import fcntl
 
 FIRST = "0" * 64
+NEEDED = {"ref", "out_sha", "parent", "args", "status"}  # of a record, to be read back
 BINARY = getattr(os, "O_BINARY", 0)  # Windows would write line ends of its own
 _WRITER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+class InUse(ValueError):
+    """Another server writes to the run."""
 
 
 class Record(NamedTuple):
@@ -70,7 +75,7 @@ class RunLog:
         self.torn_bytes = verdict.torn_bytes
         self._prev = verdict.head
         self._seq = self._flushed = len(verdict.records)
-        self._outs = {record["ref"]: record["out_sha"] for record in verdict.records}
+        self._ended = {r["ref"]: (r["status"], r["out_sha"]) for r in verdict.records}
         named = {r for record in verdict.records for r in (record["ref"], record["parent"])}
         self.last_ref = max((int(ref[1:]) for ref in named if ref[1:].isdigit()), default=0)
 
@@ -89,9 +94,9 @@ class RunLog:
             if not self._redact:
                 self._keep(sha, data)
             text = encoded(line | {"seq": self._seq + 1, "prev": self._prev})
-            _write_all(self._fd, text + b"\n")
+            write_all(self._fd, text + b"\n")
             self._prev, self._seq = hashlib.sha256(text).hexdigest(), self._seq + 1
-            self._outs[record.ref], own = sha, self._seq
+            self._ended[record.ref], own = (record.status, sha), self._seq
         self._flush(own)
 
     def _flush(self, own: int) -> None:
@@ -104,12 +109,15 @@ class RunLog:
 
     def body(self, ref: str) -> str | None:
         """Read the whole body of an earlier call: ref -> text, or None."""
-        sha = self._outs.get(ref)
-        if sha is None:
+        if ref not in self._ended:
             return None
         with contextlib.suppress(FileNotFoundError):
-            return kept(self.folder, sha)
+            return kept(self.folder, self._ended[ref][1])
         return None
+
+    def status(self, ref: str) -> str:
+        """Say how an earlier call ended: ref -> status, "" when the log lacks it."""
+        return self._ended.get(ref, ("", ""))[0]
 
     def close(self) -> None:
         os.close(self._fd)
@@ -124,7 +132,7 @@ class RunLog:
                 return
             fd = os.open(path, flags | os.O_TRUNC)
         try:
-            _write_all(fd, data)
+            write_all(fd, data)
         finally:
             os.close(fd)
 
@@ -182,7 +190,7 @@ def _body_problems(folder: Path, records: list[dict[str, Any]]) -> Iterator[str]
 def _parsed(line: bytes) -> dict[str, Any] | None:
     with contextlib.suppress(ValueError):
         record = json.loads(line)
-        if isinstance(record, dict) and {"ref", "out_sha", "parent", "args"} <= record.keys():
+        if isinstance(record, dict) and record.keys() >= NEEDED:
             return record
     return None
 
@@ -194,10 +202,10 @@ def _claim(fd: int, folder: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ValueError(f"run {folder.name} is in use by another server; name another") from None
+        raise InUse(f"run {folder.name} is in use by another server; name another") from None
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
     """Write every byte, or cut the line off again."""
     start = os.fstat(fd).st_size
     try:

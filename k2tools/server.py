@@ -12,10 +12,12 @@ import tarfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import anyio
 from mcp.server import Server
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import principal_components
@@ -33,14 +35,19 @@ from mcp_types import Tool as ListedTool
 
 from k2tools import facts, files, python, search
 from k2tools.dispatch import UNLOGGED, Dispatcher
+from k2tools.keys import memory_name
 from k2tools.results import ToolError
+from k2tools.runlog import InUse
 from k2tools.session import LOCAL, Session, Sessions
 from k2tools.settings import Settings
 from k2tools.toolbox import App, Pack, Tool
 from k2tools.workspace import Workspace
 
 PACKS: tuple[Pack, ...] = (search.PACK, facts.PACK, python.PACK, files.PACK)
-RUN_KEY = "io.k2tools/run"  # in a request's _meta: the run it belongs to
+# in _meta. Of a request: its run, and its call's key. Of a list of tools: what remembers keys.
+# Of a result: "unknown" where nobody can know whether the call was executed.
+RUN_KEY, CALL_KEY = "io.k2tools/run", "io.k2tools/key"
+MEMORY_KEY, FATE_KEY = "io.k2tools/memory", "io.k2tools/fate"
 RUN_HEADER = "k2tools-run"
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 HOUR_MS = 3_600_000
@@ -51,6 +58,7 @@ class State(NamedTuple):
 
     dispatcher: Dispatcher
     sessions: Sessions
+    memory: str  # names the state folder
 
 
 def build_server(settings: Settings, packs: Sequence[Pack] = PACKS) -> Server[State]:
@@ -63,7 +71,7 @@ def build_server(settings: Settings, packs: Sequence[Pack] = PACKS) -> Server[St
     listed = ListToolsResult(tools=[_listed(tool) for tool in tools.values()])
 
     async def list_tools(cx: ServerRequestContext[State], _: Any) -> ListToolsResult:
-        return listed
+        return listed.model_copy(update={"meta": {MEMORY_KEY: cx.lifespan_context.memory}})
 
     hint = CacheHint(ttl_ms=HOUR_MS, scope="public")
     return Server(
@@ -100,27 +108,34 @@ async def lifespan(
         for pack in packs:
             if pack.start is not None:
                 await stack.enter_async_context(pack.start(app))
-        yield State(Dispatcher(app, tools), sessions)
+        memory = memory_name(settings.state)
+        async with anyio.create_task_group() as beyond:
+            yield State(Dispatcher(app, tools, beyond), sessions, memory)
+            beyond.cancel_scope.deadline = anyio.current_time() + settings.shutdown_grace_s
 
 
 async def call_tool(
     request: ServerRequestContext[State], params: CallToolRequestParams
 ) -> CallToolResult | InputRequiredResult:
     """Serve `tools/call`: find the session, run the call, answer in one text block."""
-    dispatcher, sessions = request.lifespan_context
+    dispatcher, sessions, _ = request.lifespan_context
     meta: Mapping[str, Any] = dict(request.meta or {})
+    key = str(meta.get(CALL_KEY, ""))
+    asked = (params.name, params.arguments)
+    more: dict[str, Any] = {"request": request, "trace_id": _trace_id(meta)}
     try:
-        session = _session(sessions, _run(request, meta))
+        patience_s = dispatcher.app.settings.call_timeout_s if key else 0.0
+        session = await _session(sessions, _run(request, meta), patience_s=patience_s)
+        ending = dispatcher.keyed(session, key, *asked, **more).result() if key else None
     except (ToolError, ValueError) as error:
         return _text(str(error), is_error=True)
     except OSError as error:
         return _text(f"nothing was done: {UNLOGGED}: {error.strerror}", is_error=True)
-    outcome = await dispatcher.call(
-        session, params.name, params.arguments, request=request, trace_id=_trace_id(meta)
-    )
+    outcome = await (ending or dispatcher.call(session, *asked, **more))
     if isinstance(outcome.raw, MCPError):
         raise outcome.raw
-    return outcome.raw or _text(outcome.text, is_error=outcome.is_error)
+    fate = {FATE_KEY: outcome.status} if outcome.status == "unknown" else None
+    return outcome.raw or _text(outcome.text, is_error=outcome.is_error, meta=fate)
 
 
 def _run(request: ServerRequestContext[State], meta: Mapping[str, Any]) -> str:
@@ -129,11 +144,21 @@ def _run(request: ServerRequestContext[State], meta: Mapping[str, Any]) -> str:
     return str(meta.get(RUN_KEY) or headers.get(RUN_HEADER, ""))
 
 
-def _session(sessions: Sessions, run: str) -> Session:
-    """Find the session of a caller by token and run, never by connection."""
+async def _session(sessions: Sessions, run: str, *, patience_s: float) -> Session:
+    """Find the session of a caller by token and run, never by connection.
+
+    A keyed call has patience: the server of a killed client may still end a call of the run.
+    """
     token = get_access_token()
     principal = "/".join(part or "" for part in principal_components(token)) if token else LOCAL
-    return sessions.get(principal, run, authenticated=token is not None)
+    find = partial(sessions.get, principal, run, authenticated=token is not None)
+    with anyio.move_on_after(patience_s):
+        while True:
+            try:
+                return find()
+            except InUse:
+                await anyio.sleep(0.05)
+    return find()
 
 
 def _trace_id(meta: Mapping[str, Any]) -> str:
@@ -142,8 +167,10 @@ def _trace_id(meta: Mapping[str, Any]) -> str:
     return match[1] if match else ""
 
 
-def _text(text: str, *, is_error: bool) -> CallToolResult:
-    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=is_error)
+def _text(text: str, *, is_error: bool, meta: dict[str, Any] | None = None) -> CallToolResult:
+    return CallToolResult(
+        content=[TextContent(type="text", text=text)], is_error=is_error, _meta=meta
+    )
 
 
 def _listed(tool: Tool) -> ListedTool:

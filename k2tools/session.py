@@ -13,6 +13,7 @@ from pathlib import Path
 
 import anyio
 
+from k2tools.keys import Keys
 from k2tools.results import ToolError, shown
 from k2tools.runlog import RunLog
 from k2tools.settings import Settings
@@ -36,6 +37,7 @@ class Session:
         self._settings, self._clock = settings, clock
         self._last_ref = log.last_ref
         self.running = 0  # calls under way
+        self.keys = Keys(log.folder)
         self._tokens, self._filled_s = float(settings.rate_burst_calls), clock()
 
     def arrive(self) -> str:
@@ -105,10 +107,10 @@ class Sessions:
         try:
             if not log.last_ref:
                 self._on_new(folder)
+            return Session(self._settings, principal, log)
         except BaseException:
             log.close()
             raise
-        return Session(self._settings, principal, log)
 
     def _close_idle(self, keep: Session) -> None:
         """Close the longest unused runs beyond the limit; they resume from their logs."""

@@ -87,7 +87,7 @@ class Settings:
     max_request_bytes: int = 8 * 2**20
     http_session_idle_s: float = 600.0
     max_http_sessions: int = 256
-    shutdown_grace_s: int = 2
+    shutdown_grace_s: int = 2  # for calls under way; over stdio a keyed call has all its time
     allowed_hosts: tuple[str, ...] = ("127.0.0.1:*", "localhost:*", "[::1]:*")
     allowed_origins: tuple[str, ...] = ("http://127.0.0.1:*", "http://localhost:*")
 

@@ -168,7 +168,7 @@ async def test_a_full_disk_under_the_log_withholds_the_answer(
         def full(*_: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("k2tools.runlog._write_all", full)
+        monkeypatch.setattr("k2tools.runlog.write_all", full)
         answer = await text(client, "list_files")
         assert "run log could not be written" in answer
 
