@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,11 +40,21 @@ async def serve_stdio(server: Server[Any]) -> int:
     async with anyio.create_task_group() as group:
         group.start_soon(on_signal)
         with serving:
-            async with stdio_server() as (read, write):
-                await server.run(read, write, server.create_initialization_options())
+            async with server.lifespan(server) as state:
+                server.lifespan = lambda _: nullcontext(state)
+                await _served(server)
         if not ended:
             group.cancel_scope.cancel()
     return 0
+
+
+async def _served(server: Server[Any]) -> None:
+    """Answer until the client is gone: a pipe that breaks ends the serving, not its calls."""
+    try:
+        async with stdio_server() as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+    except* BrokenPipeError:
+        pass
 
 
 def ending_signals() -> list[signal.Signals]:

@@ -12,7 +12,6 @@ from conformance.agent.driver import Driver
 from conformance.agent.messages import Model
 from conformance.agent.record import begun
 from conformance.agent.run import DEFAULTS, Options, Run
-from conformance.agent.server_log import ServerLog
 from conformance.agent.simulated import ORDER
 from conformance.agent.smalltools import SmallTools
 from conformance.agent.tasks import (
@@ -97,14 +96,13 @@ def attempt(
     root: Path,
     options: Options = DEFAULTS,
     record: Path | None = None,
-    server_log: ServerLog | None = None,
     driver: Callable[..., Driver] = Driver,
     sync: bool = True,
 ) -> Attempt:
     """Run a task whose world lies in `root`, or take up its record, and judge it."""
     box = toolbox_for(task, toolbox or SmallTools(root))
     box = Capped(box, options.output_chars) if options.output_chars else box
-    driven = driver(model, box, options, record, server_log, sync)
+    driven = driver(model, box, options, record, sync)
     resumes = record is not None and begun(record)
     run = driven.resume() if resumes else driven.start(task.prompt)
     checked = task.public_check(run.answer, read_world(root)) if task.public_check else None

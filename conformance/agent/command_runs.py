@@ -15,7 +15,6 @@ from conformance.agent.messages import Model
 from conformance.agent.misbehaving import Router
 from conformance.agent.record import begun
 from conformance.agent.run import SIMULATED, Options
-from conformance.agent.server_log import read as read_log
 from conformance.agent.tasks import Task, write_world
 from k2ref.errors import InputError
 
@@ -37,6 +36,7 @@ def options_of(given: argparse.Namespace, task: Task, index: int = 0) -> Options
         run_id=workbench.run_name(task, index),
         model=name_of(given),
         lost=given.lost,
+        call_limit_s=0.0 if given.server == "small" else given.call_limit,
     )
 
 
@@ -81,9 +81,7 @@ def attempt_in(
     if not begun(record) and not shared:
         write_world(task.files, world, again=given.resume)
     options, model = options_of(given, task, index), model_of(given, task)
-    with workbench.tools(given.server, world, state, options.run_id) as (box, own_log):
-        log = given.server_log or own_log
-        log = log / options.run_id if log and (log / options.run_id).is_dir() else log
+    with workbench.tools(given.server, world, state, options.run_id) as (box, _):
         found = attempt(
             task,
             model,
@@ -91,7 +89,6 @@ def attempt_in(
             root=world,
             options=options,
             record=record,
-            server_log=read_log(log) if log and log.exists() else None,
             sync=not given.simulate,  # a simulated turn costs nothing to repeat
         )
     text = json.dumps(found.verdict.as_dict(), indent=1) + "\n"

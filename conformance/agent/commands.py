@@ -130,7 +130,6 @@ def _task_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--modifier", action="append", default=[], choices=MODIFIERS)
     _model_options(made)
     made.add_argument("--server", default="k2tools", help=SERVER_HELP)
-    made.add_argument("--server-log", type=Path, help="folder of the run, or of runs, of a URL")
     made.add_argument("--resume", action="store_true", help="take up the records in --out")
     made.add_argument(
         "--lost",
@@ -138,6 +137,14 @@ def _task_options(made: argparse.ArgumentParser) -> None:
         default="tell",
         help="on resume, a writing call that may have been executed: tell the model, ask you, "
         "or execute it",
+    )
+    made.add_argument(
+        "--call-limit",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="that a call of this server may take; --resume lets the last one end, where the "
+        "server does not remember its calls",
     )
     made.add_argument("--preset", choices=PRESETS, default="search", help="steps x reasoning")
     for name, kind in (("steps", int), ("total-tokens", int), ("seconds", float), ("money", float)):

@@ -2,23 +2,23 @@
 
 Every method that the mutants of mutants.py break is one line of a rule:
 the history keeps each reply as it came (`remember`), results go back in the order of their calls
-(`answered`), hidden outputs name their refs (`view`), and a resume executes no call twice (`lost`).
+(`answered`), hidden outputs name their refs (`view`), and a resume executes no call twice
+(`executor`, in execution.py).
 """
 
-import difflib
-import hashlib
-import json
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from conformance.agent import record as record_file
 from conformance.agent.context import View, estimate
+from conformance.agent.execution import Execution, Executor
 from conformance.agent.leaks import has_leak, recovered
 from conformance.agent.limits import STOP_AT, Repeats, Spent, reminder
 from conformance.agent.messages import (
-    BadArguments,
     Call,
     Message,
     Model,
@@ -28,14 +28,12 @@ from conformance.agent.messages import (
     assistant_message,
     calls_of,
     tool_message,
-    unwrapped,
     wire_function,
     wrapped,
 )
 from conformance.agent.provider import ProviderError
 from conformance.agent.run import DEFAULTS, CallRecord, Options, Run, Status
-from conformance.agent.server_log import ServerLog
-from conformance.agent.toolbox import LOST, Result, Tool, Toolbox, ToolCall
+from conformance.agent.toolbox import Result, Toolbox, ToolCall
 from k2ref.errors import InputError
 
 THINK_ONLY_RETRIES = 3
@@ -49,15 +47,15 @@ class Driver:
     toolbox: Toolbox
     options: Options = DEFAULTS
     record_path: Path | None = None
-    server_log: ServerLog | None = None
     sync: bool = True
+    executes: ClassVar[type[Executor]] = Executor
 
     def __post_init__(self) -> None:
         self.run = Run()
         self.repeats = Repeats()
         self.record = record_file.Record(self.record_path, self.options.redact_reasoning, self.sync)
         self.sight = View(self.options.limits.window, self.options.keep_last)
-        self.offered: dict[str, Tool] = {}
+        self.executor = self.executes(self.toolbox, self.options, secrets.token_hex(16))
 
     # the two ways in
 
@@ -70,6 +68,7 @@ class Driver:
         self.record.write(
             "start",
             run=self.options.run_id,
+            nonce=self.executor.nonce,
             model=self.options.model,
             currency=self.options.prices.currency if self.options.prices else "",
             redacted=self.options.redact_reasoning,
@@ -81,12 +80,14 @@ class Driver:
         """Take up a run from its record and drive it to its end."""
         if self.record_path is None or not self.record_path.exists():
             raise InputError(f"no record to resume at {self.record_path}")
+        stopped = self.record_path.stat().st_mtime
+        self.executor.stopped_s = max(0.0, time.time() - stopped)
         record_file.trim(self.record_path)
         for event in record_file.events(self.record_path):
             getattr(self, f"_replay_{event['kind']}")(event)
         if self.run.status != "running":
             return self.run
-        self.offered = {tool.name: tool for tool in self.toolbox.tools()}
+        self.executor.offer()
         last = self.run.history[-1]
         if calls_of(last):
             self._act(resumed=True)
@@ -97,7 +98,7 @@ class Driver:
     # the loop
 
     def _drive(self) -> Run:
-        self.offered = {tool.name: tool for tool in self.toolbox.tools()}
+        self.executor.offer()
         try:
             while self.run.status == "running":
                 self._turn()
@@ -134,7 +135,9 @@ class Driver:
 
     def _ask(self, messages: tuple[Message, ...]) -> Reply:
         """Ask the model; a think-only reply is asked again, and enters no history."""
-        tools = [wire_function(t.name, t.description, t.schema) for t in self.offered.values()]
+        tools = [
+            wire_function(t.name, t.description, t.schema) for t in self.executor.offered.values()
+        ]
         request = Request(
             messages, tuple(tools), self.options.limits.max_tokens, self.options.temperature
         )
@@ -176,6 +179,7 @@ class Driver:
             hidden=sorted(self.sight.hidden),
             spent=vars(self.run.spent),
             raw={c.id: c.arguments for c in reply.calls if wrapped(c) != c},
+            memory=self.executor.memory,
         )
 
     def _native(self, calls: Sequence[Call]) -> list[Call]:
@@ -193,8 +197,8 @@ class Driver:
         if count >= STOP_AT:
             return self._end("loop", detail=f"{count} identical turns in a row")
         start = time.perf_counter()
-        executions = [self._prepare(index, call) for index, call in enumerate(calls)]
-        results = self._results(executions, resumed)
+        executions = self._prepared(calls)
+        results = self.executor.results(executions, resumed=resumed)
         self.run.spent.tool_seconds += time.perf_counter() - start
         note = reminder(count)
         texts = [result.text + note for result in results]
@@ -204,61 +208,17 @@ class Driver:
             "results", results=[r._asdict() for r in results], texts=texts, resumed=resumed
         )
 
-    def _prepare(self, index: int, call: Call) -> ToolCall | Result:
-        """Turn a call into something to execute, or into the error that answers it."""
-        if call.name not in self.offered:
-            self.run.spent.malformed += 1
-            near = difflib.get_close_matches(call.name, self.offered, 3, 0.3) or list(self.offered)
-            return Result(f"no tool is called {call.name!r}. Tools: {', '.join(near)}.", True)
-        try:
-            args = unwrapped(call).parsed()
-        except BadArguments as error:
-            self.run.spent.malformed += 1
-            wanted = self.offered[call.name].schema.get("required", [])
-            return Result(f"{error}. Send one JSON object with the keys {wanted}.", True)
-        return ToolCall(call.name, args, self._trace_id(len(self.run.calls) + index))
-
-    def _trace_id(self, number: int) -> str:
-        text = f"{self.options.run_id}:{number}"
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-    def _results(self, executions: Sequence[ToolCall | Result], resumed: bool) -> list[Result]:
-        known = {
-            i: e if isinstance(e, Result) else self.lost(e)
-            for i, e in enumerate(executions)
-            if isinstance(e, Result) or resumed
-        }
-        ready = {i: result for i, result in known.items() if result is not None}
-        calls = [e for i, e in enumerate(executions) if i not in ready]
-        fresh = iter(self.toolbox.call_all([c for c in calls if isinstance(c, ToolCall)]))
-        return [ready[i] if i in ready else next(fresh) for i in range(len(executions))]
-
-    def lost(self, call: ToolCall) -> Result | None:
-        """Say what became of a call sent before a crash; None means it may be executed.
-
-        A server logs a call after its effect, so a call that the log lacks, or has as cancelled,
-        may have happened too.
-        """
-        found = self.server_log.executed(call.trace_id) if self.server_log else None
-        if self.server_log and found and found["status"] != "cancelled":
-            return Result(self.server_log.output(found), found["status"] != "ok")
-        if self.offered[call.name].read_only or self.options.lost == "repeat":
-            return None
-        if self.options.lost == "ask":
-            raise InputError(
-                f"whether {call.name}({json.dumps(call.args)[:200]}) was executed before the stop "
-                "cannot be known: no log has it. Look at the world, then resume with --lost repeat "
-                "to execute it, or with --lost tell to let the model find out"
-            )
-        return Result(f"the result was lost in a restart: {LOST}", True, fault="lost")
+    def _prepared(self, calls: Sequence[Call]) -> list[Execution]:
+        first = len(self.run.calls)
+        executions = [self.executor.prepare(first + i, call) for i, call in enumerate(calls)]
+        self.run.spent.malformed += sum(isinstance(e, Result) for e in executions)
+        return executions
 
     def answered(self, calls: Sequence[Call], texts: Sequence[str]) -> list[Message]:
         """Write the results of one turn, in the order of its calls."""
         return [tool_message(call.id, text) for call, text in zip(calls, texts, strict=True)]
 
-    def _keep(
-        self, calls: list[Call], executions: list[ToolCall | Result], results: list[Result]
-    ) -> None:
+    def _keep(self, calls: list[Call], executions: list[Execution], results: list[Result]) -> None:
         for call, execution, result in zip(calls, executions, results, strict=True):
             sent = execution if isinstance(execution, ToolCall) else None
             self.run.calls.append(
@@ -285,18 +245,22 @@ class Driver:
             raise InputError("this record was kept without reasoning; it cannot be taken up again")
         self.run.history = list(event["messages"])
         self.options = replace(self.options, run_id=event["run"])
+        self.executor.options = self.options
+        self.executor.nonce = event.get("nonce", self.executor.nonce)
 
     def _replay_turn(self, event: record_file.Event) -> None:
         self.sight.of(self.run.history)
         self.sight.hide(sorted(set(event["hidden"]) - self.sight.hidden))
         self.run.history.append(event["message"])
+        self.executor.sent_to = event.get("memory", "")
         self.run.spent = Spent(**event["spent"])
 
     def _replay_results(self, event: record_file.Event) -> None:
-        self.offered = self.offered or {tool.name: tool for tool in self.toolbox.tools()}
+        if not self.executor.offered:
+            self.executor.offer()
         calls = calls_of(self.run.history[-1])
         self.repeats.see(calls)
-        executions = [self._prepare(index, call) for index, call in enumerate(calls)]
+        executions = self._prepared(calls)
         self._keep(calls, executions, [Result(**r) for r in event["results"]])
         self.run.history += self.answered(calls, event["texts"])
 

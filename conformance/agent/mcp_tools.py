@@ -1,8 +1,9 @@
 """The toolbox that is an MCP server: in memory, over stdio, or over streamable HTTP.
 
 The driver is synchronous, the client is not: one portal thread runs the client, and the calls of
-a turn run there at the same time. Every call carries a W3C trace id, which the server's log keeps,
-so that a later resume can tell which calls were executed.
+a turn run there at the same time. Every call carries a W3C trace id, which the server's log keeps.
+A server that names a memory in its list of tools gets a key with every call: the same key again
+asks for the answer of the same call.
 """
 
 import shlex
@@ -23,6 +24,7 @@ from conformance.agent.toolbox import LOST, Result, ServerLost, Tool, ToolCall
 from k2ref.errors import InputError
 
 TIMEOUT_S = 60.0
+MEMORY, KEY, FATE = "io.k2tools/memory", "io.k2tools/key", "io.k2tools/fate"  # in _meta
 
 
 def server_of(target: str, *, cwd: Path | None = None) -> Any:
@@ -112,15 +114,17 @@ def _leaf(error: BaseException) -> BaseException:
 
 
 async def _list_tools(client: Client) -> list[Tool]:
-    listed = (await client.list_tools()).tools
+    listed = await client.list_tools()
+    memory = str((listed.meta or {}).get(MEMORY, ""))
     return [
         Tool(
             tool.name,
             tool.description or "",
             tool.input_schema,
             bool(tool.annotations and tool.annotations.read_only_hint),
+            memory,
         )
-        for tool in listed
+        for tool in listed.tools
     ]
 
 
@@ -142,14 +146,19 @@ async def _call(client: Client, call: ToolCall, run_id: str) -> Result:
         meta["traceparent"] = f"00-{call.trace_id}-{call.trace_id[:16]}-01"
     if run_id:
         meta["io.k2tools/run"] = run_id
+    timeout_s = TIMEOUT_S
+    if call.key:
+        meta[KEY] = call.key
+        timeout_s *= 2  # the server may wait for the one before it to end
     start = time.perf_counter()
     try:
-        got = await client.call_tool(call.name, call.args, TIMEOUT_S, meta=meta or None)  # type: ignore[arg-type]
+        got = await client.call_tool(call.name, call.args, timeout_s, meta=meta or None)  # type: ignore[arg-type]
     except MCPError as error:
         if error.code == CONNECTION_CLOSED:
             raise
-        text = f"no answer within {TIMEOUT_S:.0f} s: {LOST}"
+        text = f"no answer within {timeout_s:.0f} s: {LOST}"
         text = text if error.code == REQUEST_TIMEOUT else error.message
         return Result(text, True, time.perf_counter() - start)
     text = "\n".join(block.text for block in got.content if block.type == "text")
-    return Result(text, bool(got.is_error), time.perf_counter() - start)
+    fault = "lost" if (got.meta or {}).get(FATE) == "unknown" else ""
+    return Result(text, bool(got.is_error), time.perf_counter() - start, fault)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from conformance.agent.context import View
 from conformance.agent.driver import Driver
+from conformance.agent.execution import Executor
 from conformance.agent.leaks import recovered
 from conformance.agent.limits import Repeats, Spent
 from conformance.agent.messages import Call, Message, Reply, calls_of
@@ -120,23 +121,65 @@ class HideForGood(Driver):
         return tuple(self.run.history)
 
 
-@mutant("execute twice on resume", "S7 resume")
-class TwiceOnResume(Driver):
+class _Sends(Executor):
     def lost(self, call: ToolCall) -> Result | None:
         return None
 
 
-@mutant("repeat what the log lacks", "S7 resume")
-class RepeatUnlogged(Driver):
+@mutant("execute twice on resume", "S7 resume")
+class TwiceOnResume(Driver):
+    executes = _Sends
+
+
+class _Repeats(Executor):
+    def forgotten(self, call: ToolCall) -> Result:
+        return self.toolbox.call_all([call._replace(key=call.key[::-1])])[0]
+
+
+@mutant("repeat what the server cannot know", "S7 resume")
+class RepeatUnknown(Driver):
+    executes = _Repeats
+
+
+class _NewKeys(Executor):
+    def key(self, number: int) -> str:
+        return f"{id(self)}-{number}"
+
+
+@mutant("new keys on resume", "S7 resume")
+class NewKeys(Driver):
+    executes = _NewKeys
+
+
+class _Trusts(Executor):
     def lost(self, call: ToolCall) -> Result | None:
-        found = super().lost(call)
-        return None if found and found.fault == "lost" else found
+        return None if call.key else super().lost(call)
+
+
+@mutant("trust a server that has another memory", "S7 resume")
+class TrustAnyMemory(Driver):
+    executes = _Trusts
+
+
+class _Hurries(Executor):
+    def lost(self, call: ToolCall) -> Result | None:
+        self.stopped_s = self.options.call_limit_s
+        return super().lost(call)
+
+
+@mutant("look while the call still runs", "S7 resume")
+class LookTooEarly(Driver):
+    executes = _Hurries
+
+
+class _Skips(Executor):
+    def lost(self, call: ToolCall) -> Result | None:
+        return super().lost(call) or Result("done")
 
 
 @mutant("never execute on resume", "S7 resume")
 class NeverOnResume(Driver):
-    def lost(self, call: ToolCall) -> Result | None:
-        return super().lost(call) or Result("done")
+    executes = _Skips
 
 
 @mutant("forget the last turn on resume", "S7 resume", "MoonshotAI/kimi-code#705")

@@ -1,8 +1,8 @@
 """The record of a run: one JSON line per event, and what a resume reads back from it.
 
 A turn is written, and synced, before its tools run; its results are written after. So after a
-crash at any point the record says which calls were sent, and the server's log (server_log.py) says
-which of them were executed. A torn last line is dropped.
+crash at any point the record says which calls were sent, and under which keys a server remembers
+them. A torn last line is dropped.
 """
 
 import json

@@ -29,6 +29,7 @@ class Options:
     run_id: str = "run"
     model: str = ""  # its name, for the record
     lost: Literal["tell", "ask", "repeat"] = "tell"  # a writing call that may have been executed
+    call_limit_s: float = 0.0  # so long a call may go on when its driver is gone
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Reading a server's run log: the chain, the outputs, and whether a call was executed.
+"""Reading a server's run log: the chain, the outputs, and the order of its calls.
 
 A run directory holds `log.jsonl`, one record per call, each with the SHA-256 of the line before
 it, and `out/SHA`, the outputs by content. The reader trusts none of it.
@@ -14,7 +14,6 @@ from typing import Any
 from conformance.agent.toolbox import ToolCall
 
 NO_PREVIOUS = "0" * 64
-SHOWN_CHARS = 4_000
 
 
 @dataclass
@@ -25,19 +24,6 @@ class ServerLog:
     records: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     torn: bool = False
-
-    def executed(self, trace_id: str) -> dict[str, Any] | None:
-        """Find the record of a call by its trace id."""
-        return next((r for r in self.records if trace_id and r.get("trace_id") == trace_id), None)
-
-    def output(self, record: dict[str, Any]) -> str:
-        """Read an output as the model would have seen it, its ref included."""
-        body = (self.folder / "out" / record["out_sha"]).read_text(encoding="utf-8")
-        ref = record["ref"]
-        if len(body) > SHOWN_CHARS:
-            head = body[: body.rfind("\n", 0, SHOWN_CHARS) + 1] or body[:SHOWN_CHARS]
-            body = head + f'[more: open(id="{ref}", line={head.count(chr(10)) + 1})]'
-        return f"{body}\n[{ref}]"
 
 
 def read(folder: Path) -> ServerLog:
@@ -103,6 +89,19 @@ class LogWriter:
             self._count, self._last = len(log.records), hashlib.sha256(last).hexdigest()
         return [(self.folder / "out" / r["out_sha"]).read_text("utf-8") for r in log.records]
 
+    def note(self, key: str) -> None:
+        """Remember a key before its call begins."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "keys").open("a", encoding="utf-8") as file:
+            file.write(f"{key}\n")
+
+    def remembered(self) -> dict[str, int | None]:
+        """Give the place of each key's call in the log, None for those that it lacks."""
+        path = self.folder / "keys"
+        noted = path.read_text("utf-8").split() if path.exists() else []
+        places = {r["key"]: i for i, r in enumerate(read(self.folder).records)}
+        return {key: places.get(key) for key in noted}
+
     def write(self, call: ToolCall, body: str, error: bool) -> None:
         """Append one record behind the last one."""
         out = self.folder / "out"
@@ -117,6 +116,7 @@ class LogWriter:
             "status": "error" if error else "ok",
             "out_sha": sha,
             "trace_id": call.trace_id,
+            "key": call.key,
             "parent": "",
             "prev": self._last,
         }

@@ -61,6 +61,7 @@ class SmallTools:
 
     root: Path
     log: LogWriter | None = None
+    keyed: bool = False  # whether the log remembers keys
     results: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -68,10 +69,24 @@ class SmallTools:
             self.results += self.log.bodies()
 
     def tools(self) -> list[Tool]:
-        return [Tool(name, text, schema, reads) for name, text, schema, reads, _ in TOOLS]
+        memory = str(self.log.folder) if self.keyed and self.log else ""
+        return [Tool(name, text, schema, reads, memory) for name, text, schema, reads, _ in TOOLS]
 
     def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
-        return [self._one(call) for call in calls]
+        return [self._again(call) or self._one(call) for call in calls]
+
+    def _again(self, call: ToolCall) -> Result | None:
+        """Answer a call whose key is known; note a new one."""
+        if self.log is None or not (self.keyed and call.key):
+            return None
+        known = self.log.remembered()
+        if call.key not in known:
+            self.log.note(call.key)
+            return None
+        place = known[call.key]
+        if place is None:
+            return Result("whether this call was executed is not known", True, fault="lost")
+        return Result(f"{self.results[place]}\n[r{place + 1}]")
 
     def _one(self, call: ToolCall) -> Result:
         functions = {name: function for name, _, _, _, function in TOOLS}

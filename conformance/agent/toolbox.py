@@ -15,20 +15,22 @@ from k2ref.errors import InputError
 
 
 class Tool(NamedTuple):
-    """One tool as its server declares it."""
+    """One tool as its server declares it; `memory` names what remembers the keys of its calls."""
 
     name: str
     description: str
     schema: dict[str, Any]
     read_only: bool = False
+    memory: str = ""
 
 
 class ToolCall(NamedTuple):
-    """One call to execute; `trace_id` names it in the server's log."""
+    """One call to execute: `trace_id` names it in the server's log, `key` in its memory."""
 
     name: str
     args: dict[str, Any]
     trace_id: str = ""
+    key: str = ""
 
 
 class Result(NamedTuple):

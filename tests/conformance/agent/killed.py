@@ -1,9 +1,10 @@
-"""Processes that kill themselves with SIGKILL at one moment of one call.
+"""Processes that kill themselves with SIGKILL at one moment of one call, or hold the call.
 
 `python killed.py MOMENT N driver|server WORDS...` runs `k2conf agent WORDS` or `k2tools WORDS` and
 dies at the Nth edit: the server before the effect, between the effect and the log line, half-way
 through that line, or after it; the driver before or after the turn is recorded, before, half-way
-through or after the results are.
+through or after the results are. A server that is `held` keeps the Nth edit running, and says so
+in the file STATE/begun, until somebody asks for the same call again or for the same run.
 """
 
 import os
@@ -75,6 +76,38 @@ def break_server(moment: str, nth: Nth) -> None:
             around(runlog.RunLog, "append", at_log, nothing)
 
 
+def hold(nth: Nth, state: Path) -> None:
+    """Keep the Nth edit running until a second caller waits for it."""
+    import anyio
+
+    from k2tools import runlog
+    from k2tools.dispatch import Dispatcher
+
+    run, keyed, claim = Dispatcher._run, Dispatcher.keyed, runlog._claim
+
+    async def held(self: Dispatcher, tool: Any, *args: Any, **more: Any) -> Any:
+        if tool.name == "edit_file" and nth():
+            (state / "begun").touch()
+            while not (state / "asked").exists():
+                await anyio.sleep(0.01)
+        return await run(self, tool, *args, **more)
+
+    def joined(self: Dispatcher, session: Any, key: str, *args: Any, **more: Any) -> Any:
+        if (session, key) in self._pending:
+            (state / "asked").touch()
+        return keyed(self, session, key, *args, **more)
+
+    def claimed(*args: Any) -> None:
+        try:
+            claim(*args)
+        except runlog.InUse:
+            (state / "asked").touch()
+            raise
+
+    Dispatcher._run, Dispatcher.keyed = held, joined  # type: ignore[method-assign]
+    runlog._claim = claimed
+
+
 def break_driver(moment: str, nth: Nth) -> None:
     from conformance.agent.mcp_tools import McpTools
     from conformance.agent.record import Record
@@ -114,7 +147,10 @@ def main() -> int:
     if who == "server":
         from k2tools.cli import main as serve
 
-        break_server(moment, Nth(int(number)))
+        if moment == "held":
+            hold(Nth(int(number)), Path(words[words.index("--state") + 1]))
+        else:
+            break_server(moment, Nth(int(number)))
         return serve(words)
     from conformance.agent.__main__ import main as drive
 

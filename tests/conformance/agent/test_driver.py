@@ -1,6 +1,6 @@
 """The loop's own rules: budgets, ends, context, resume, approval."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,7 @@ import pytest
 from conformance.agent.attempt import quick
 from conformance.agent.context import View, placeholder
 from conformance.agent.driver import Driver
+from conformance.agent.execution import Executor
 from conformance.agent.families import chase, ledger
 from conformance.agent.leaks import recovered
 from conformance.agent.limits import PRESETS, Limits, Prices, read_prices, reminder
@@ -18,11 +19,11 @@ from conformance.agent.messages import Call, Message, Reply, Request, Usage, ass
 from conformance.agent.misbehaving import Leaky, Looper, ThinkOnly
 from conformance.agent.record import events
 from conformance.agent.run import Options
-from conformance.agent.server_log import LogWriter, ServerLog
+from conformance.agent.server_log import LogWriter
 from conformance.agent.simulated import Oracle
 from conformance.agent.smalltools import SmallTools
 from conformance.agent.tasks import write_world
-from conformance.agent.toolbox import Approved, Only, ToolCall, ref_of
+from conformance.agent.toolbox import Approved, Only, Result, ToolCall, ref_of
 from k2ref.errors import InputError
 
 
@@ -198,7 +199,7 @@ def test_leaks_are_counted_whether_or_not_they_are_recovered() -> None:
         assert run.spent.leaks >= 1
 
 
-def test_without_a_server_log_a_writing_call_is_not_repeated_blindly(tmp_path: Path) -> None:
+def test_without_a_memory_a_writing_call_is_not_repeated_blindly(tmp_path: Path) -> None:
     """The model is told that the result is lost, looks, and goes on: the entry is posted once."""
     task = ledger.make("lost", 12)
     write_world(task.files, tmp_path / "world")
@@ -221,18 +222,68 @@ def test_without_a_server_log_a_writing_call_is_not_repeated_blindly(tmp_path: P
     assert task.outcome(run.answer, read_world(tmp_path / "world")).solved
 
 
-def test_a_cancelled_call_may_have_been_executed(tmp_path: Path) -> None:
-    """A server that is stopped logs its running calls as cancelled, whatever they have done."""
-    box = SmallTools(tmp_path, LogWriter(tmp_path / "log"))
-    driver = Driver(lambda request: Reply("done"), box)
-    driver.offered = {tool.name: tool for tool in box.tools()}
-    edit, read = (ToolCall(name, {}, "t" * 32) for name in ("edit_file", "read_file"))
-    record = {"trace_id": "t" * 32, "status": "cancelled", "ref": "r1", "out_sha": ""}
-    driver.server_log = ServerLog(tmp_path, [record])
-    found = driver.lost(edit)
-    assert found is not None
-    assert found.fault == "lost"
-    assert driver.lost(read) is None
+def executor(tmp_path: Path, **options: Any) -> Executor:
+    """Make an executor after a stop of 20 s, on a server that remembers no keys."""
+    box = SmallTools(tmp_path)
+    made = Executor(box, Options(**options), "nonce", stopped_s=20.0)
+    made.offer()
+    return made
+
+
+def test_a_call_that_may_still_run_has_ended_before_the_model_looks(tmp_path: Path) -> None:
+    waited: list[float] = []
+    made = executor(tmp_path, call_limit_s=60.0)
+    made.pause = waited.append
+    read, edit = (ToolCall(name, {}) for name in ("read_file", "edit_file"))
+    assert made.lost(read) is None
+    assert waited == []
+    for _ in range(2):  # of parallel calls all have ended after one wait
+        found = made.lost(edit)
+        assert found is not None
+        assert found.fault == "lost"
+    assert waited == [40.0]
+
+
+def test_a_call_that_has_surely_ended_is_not_waited_for(tmp_path: Path) -> None:
+    made = executor(tmp_path, call_limit_s=20.0, lost="repeat")
+    made.pause = lambda seconds: pytest.fail(f"waited {seconds} s")
+    assert made.lost(ToolCall("edit_file", {})) is None
+
+
+def test_the_operator_who_wants_to_be_asked_is_asked_at_once(tmp_path: Path) -> None:
+    made = executor(tmp_path, call_limit_s=60.0, lost="ask")
+    made.pause = lambda seconds: pytest.fail(f"waited {seconds} s")
+    with pytest.raises(InputError, match="whether edit_file"):
+        made.lost(ToolCall("edit_file", {}))
+
+
+def test_keys_are_the_run_s_own_and_the_same_after_a_stop(tmp_path: Path) -> None:
+    task = ledger.make("keys", 12)
+    write_world(task.files, tmp_path / "world")
+    seen: list[list[str]] = []
+
+    class Seen(SmallTools):
+        def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
+            seen[-1] += [call.key for call in calls]
+            return super().call_all(calls)
+
+    def begun(name: str) -> Driver:
+        seen.append([])
+        box = Seen(tmp_path / "world", LogWriter(tmp_path / name), keyed=True)
+        return Driver(
+            Oracle(task.policy), Only(box, task.tools), record_path=tmp_path / f"{name}.jsonl"
+        )
+
+    begun("one").start(task.prompt)
+    begun("two").start(task.prompt)
+    record = tmp_path / "one.jsonl"
+    lines = record.read_bytes().splitlines(keepends=True)
+    record.write_bytes(b"".join(lines[:2]))  # the start and the first turn
+    begun("one").resume()
+    one, two, again = seen
+    assert len(set(one)) == len(one) == 12
+    assert not set(one) & set(two)
+    assert again == one
 
 
 def test_a_run_killed_after_its_answer_ends_with_that_answer(tmp_path: Path) -> None:

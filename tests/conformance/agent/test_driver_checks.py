@@ -7,8 +7,10 @@ from conformance.agent.driver import Driver
 from conformance.agent.driver_checks import CHECKS
 from conformance.agent.families import ledger, repair
 from conformance.agent.kills import MUTANTS, Mutant, kill_table
-from conformance.agent.resume_checks import MOMENTS, resumed
+from conformance.agent.resume_checks import Scene, resumed
 from conformance.agent.tasks import Task
+
+MEMORIES = ("none", "keys", "other")
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -37,7 +39,14 @@ def test_a_mutant_that_is_none_would_show_as_a_survivor(monkeypatch: pytest.Monk
     [ledger.make("every", 16), pytest.param(repair.make("every", 18), marks=pytest.mark.slow)],
     ids=lambda task: task.family,
 )
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_survives_a_kill_at_every_call(moment: str, task: Task) -> None:
+@pytest.mark.parametrize(
+    ("moment", "memory"),
+    [
+        *((moment, memory) for moment in ("before", "between", "after") for memory in MEMORIES),
+        ("running", "none"),
+    ],
+)
+def test_a_run_survives_a_kill_at_every_call(moment: str, memory: str, task: Task) -> None:
     for at in range(1, task.needed_calls + 1):
-        assert resumed(Driver, task, at, moment) == "", f"{moment} call {at}"
+        scene = Scene(moment, memory, at)
+        assert resumed(Driver, task, scene) == "", scene

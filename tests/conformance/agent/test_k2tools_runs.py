@@ -142,8 +142,7 @@ def test_a_run_over_http_survives_its_driver(family: str, tmp_path: Path) -> Non
     (out / "world").mkdir(parents=True)
     name = run_name(task)
     with http_server(out / "world", state, name) as url:
-        log = str(state / "runs" / name)
-        more = ("--server", url, "--server-log", log)
+        more = ("--server", url)
         killed_in_the_middle(family, out, *more)
         assert "PASS (done)" in run(family, out, *more, "--resume")
     check_log(state / "runs" / name, task)
