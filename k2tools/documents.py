@@ -15,7 +15,7 @@ from k2tools.corpus import Document
 from k2tools.results import ToolError
 from k2tools.texts import decoded, lines_of
 
-VERSION = 1  # of what is made of the same bytes; a new one has everything read again
+VERSION = 2  # of what is made of the same bytes; a new one has everything read again
 KINDS = {".html": "html", ".htm": "html", ".xhtml": "html", ".pdf": "pdf"}
 EXTRAS = {"html": "web", "pdf": "pdf"}
 _FIELD = re.compile(r"(title|date|url):\s*[\"']?(.*?)[\"']?\s*$", re.IGNORECASE)

@@ -70,7 +70,8 @@ def _occurrences(text: str, old: str) -> list[Span]:
     found = _spans(exact + re.escape(old), text)
     if found or "\n" not in old or "\r" in old:
         return found
-    return _spans(r"(?:\r\n|(?<!\r)\n)".join(map(re.escape, old.split("\n"))), text)
+    ending = r"\r" if dominant_ending(text) == "\r" else r"(?:\r\n|(?<!\r)\n)"
+    return _spans(ending.join(map(re.escape, old.split("\n"))), text)
 
 
 def _spans(pattern: str, text: str) -> list[Span]:
@@ -81,6 +82,8 @@ def _adapted(text: str, edit: Edit, span: Span) -> str:
     """Give the new text the line ending of the place it goes to."""
     if "\r" in edit.old or "\r" in edit.new:
         return edit.new
+    if dominant_ending(text) == "\r":
+        return edit.new.replace("\n", "\r")
     place = text[span.start : span.end]
     if "\n" not in place:  # then the line that holds it
         place = text[span.end : text.find("\n", span.end) + 1] or text[: span.start]

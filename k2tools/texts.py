@@ -6,7 +6,9 @@ from typing import NamedTuple
 from k2tools.results import ToolError
 
 SNIFFED_BYTES = 8_192
-BOMS = (  # the longer first: a UTF-16 mark begins like a UTF-32 one, which is not supported
+BOMS = (  # the longer first: a UTF-32 mark begins like a UTF-16 one
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -47,7 +49,7 @@ def decoded(data: bytes, *, fallback: str, name: str) -> Text:
                 return Text(data[len(mark) :].decode(encoding), encoding, mark)
             except UnicodeDecodeError:
                 break
-    if b"\0" in data[:SNIFFED_BYTES]:
+    if b"\0" in data[:SNIFFED_BYTES] or data.startswith(b"%PDF-"):
         raise ToolError(f"{name} is binary ({kind(data)}, {len(data)} bytes); {way_out(data)}")
     for encoding in ("utf-8", fallback, "latin-1"):  # latin-1 takes any byte
         try:

@@ -8,8 +8,8 @@ from k2tools.edits import Edit, diff, edited
 from k2tools.results import ToolError
 from k2tools.texts import decoded, dominant_ending, lines_of, with_endings
 
-ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "cp1252")
-ENDINGS = ("\n", "\r\n")
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252")
+ENDINGS = ("\n", "\r\n", "\r")
 
 
 def one(text: str, old: str, new: str, count: int = 1) -> str:
@@ -58,6 +58,8 @@ def test_the_failing_edit_of_several_is_named() -> None:
         ("a\r\nb\n", "a\nb", "x\ny\nz", "x\r\ny\r\nz\n"),
         ("a\r\nb", "a\r\nb", "a\nb", "a\nb"),  # CR given: taken as it is
         ("a", "a", "x\ny", "x\ny"),
+        ("a\rb\rc", "a\nb", "x\ny", "x\ry\rc"),  # CR alone
+        ("a\rb\r", "a", "x\ny", "x\ry\rb\r"),
     ],
 )
 def test_line_endings_are_those_of_the_place(text: str, old: str, new: str, after: str) -> None:
@@ -75,7 +77,7 @@ def test_an_edit_and_its_inverse_give_back_the_same_bytes(
     raw = text.encode(encoding)
     before = decoded(raw, fallback="cp1252", name="f")
     assert before.encoded(before.text) == raw
-    plain = before.text.replace("\r\n", "\n")
+    plain = before.text.replace(ending, "\n")
     start = data.draw(st.integers(min(4, len(plain)), len(plain)))
     old = plain[start : data.draw(st.integers(start, len(plain)))]
     new = data.draw(st.text(st.sampled_from("xyzé\n"), max_size=5))
@@ -140,6 +142,8 @@ def test_lines_and_lines_with_endings_agree(text: str) -> None:
 def test_binary_is_refused_with_its_kind() -> None:
     with pytest.raises(ToolError, match="PNG image"):
         decoded(b"\x89PNG\r\n\x1a\n\0\0", fallback="cp1252", name="x.png")
+    with pytest.raises(ToolError, match=r"PDF, 9 bytes.*open shows its text"):
+        decoded(b"%PDF-1.4\n", fallback="cp1252", name="x.pdf")  # though no NUL tells
 
 
 @pytest.mark.parametrize(
@@ -149,6 +153,7 @@ def test_binary_is_refused_with_its_kind() -> None:
         ("é".encode(), ""),
         (b"caf\xe9\r\n", " · cp1252 · CRLF"),
         ("x\n".encode("utf-16"), " · utf-16-le with BOM"),
+        ("x\n".encode("utf-32"), " · utf-32-le with BOM"),
         (b"\xef\xbb\xbfx", " · utf-8 with BOM"),
         (b"a\rb\r", " · CR"),
         (b"\x81\n", " · latin-1"),
