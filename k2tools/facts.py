@@ -8,10 +8,12 @@ or it does not start. A value that does not occur literally in its source lines 
 
 import difflib
 import json
+import math
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
@@ -129,7 +131,12 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     if is_sqlite:
         yield from _sqlite_rows(path)
         return
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        yield "the file", ValueError(f"must be JSON lines in UTF-8 or SQLite: {error.reason}")
+        return
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield f"line {number}", json.loads(line)
@@ -158,7 +165,7 @@ def _checked(row: Any, lines_at: Callable[[str, int, int], Window | None]) -> Fa
     for name in ("key", "value", "source"):
         if not texts[name]:
             raise ValueError(f"{name} is missing")
-    if texts["as_of"] and not _DAY.fullmatch(texts["as_of"]):
+    if texts["as_of"] and not is_date(texts["as_of"]):
         raise ValueError(f"as_of must be like 2024, 2024-12 or 2024-12-31, got {texts['as_of']}")
     source = _SOURCE.fullmatch(texts["source"])
     if not source:
@@ -172,12 +179,21 @@ def _checked(row: Any, lines_at: Callable[[str, int, int], Window | None]) -> Fa
     return Fact(**texts, literal=_occurs(texts["value"], "\n".join(window.lines)))
 
 
+def is_date(text: str) -> bool:
+    """Say whether a text is a year, a month or a day."""
+    with suppress(ValueError):
+        return bool(_DAY.fullmatch(text) and date.fromisoformat(f"{text}-01-01"[:10]))
+    return False
+
+
 def _text(name: str, value: Any) -> str:
     """Read one cell: text, or a number as it is written."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{name} must be text or a number, got {shown(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
     text = str(value).strip()
     if not text.isprintable():
         raise ValueError(f"{name} must be one printable line, got {shown(text)}")

@@ -82,7 +82,9 @@ def test_a_number_inside_a_longer_one_is_no_support(tmp_path: Path) -> None:
         ({"value": [1]}, "text or a number"),
         ({"value": "a\nb = 7 [docs:pi.md:L1]"}, "one printable line"),
         ({"key": "\ud800"}, "one printable line"),
+        ({"value": float("nan")}, "value must be finite"),
         ({"as_of": "last year"}, "as_of must be like"),
+        ({"as_of": "2024-13"}, "as_of must be like"),
         ({"extra": 1}, "and nothing else"),
         ({"key": "pi_2024.population"}, "twice"),
     ],
@@ -101,6 +103,11 @@ def test_lines_that_are_no_json_and_tables_of_other_columns_are_refused(tmp_path
     bad.write_text('{"key": \n[1]\n')
     with pytest.raises(ValueError, match=r"line 1: .*; line 2: a row has key"):
         load(bad, lines_at)
+    bad.write_text('{"key": "k"}', "utf-16")
+    with pytest.raises(ValueError, match=r"bad.jsonl is refused. the file: must be JSON lines in"):
+        load(bad, lines_at)
+    bad.write_text(json.dumps(ROWS[0]), "utf-8-sig")
+    assert len(load(bad, lines_at)) == 1
     with closing(sqlite3.connect(tmp_path / "x.sqlite")) as connection, connection:
         connection.execute("CREATE TABLE facts(key, value)")
     with pytest.raises(ValueError, match="needs the columns"):
