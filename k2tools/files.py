@@ -13,7 +13,7 @@ from k2tools.results import ToolError, fitting, page, shown
 from k2tools.schemas import call_text
 from k2tools.texts import decoded, lines_of
 from k2tools.toolbox import Context, Pack, tool
-from k2tools.workspace import printable, sha_of
+from k2tools.workspace import RULE, printable, sha_of
 
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 WRITES = ToolAnnotations(
@@ -114,7 +114,7 @@ def _list(cx: Context, glob: str, cursor: str) -> str:
     walk = cx.workspace.files(glob, max_files=cx.settings.max_walked_files)
     entries = [entry for entry in walk if printable(entry.path) > cursor]
     if not entries:
-        return _nothing(cx, glob, cursor)
+        return "no more files" if cursor else _nothing(cx, glob)
     lines = [f"{printable(entry.path)}\t{entry.size}" for entry in entries]
     room = cx.max_chars - 150 - len(glob)
     kept = fitting(lines[: cx.settings.max_listed], room)
@@ -125,13 +125,19 @@ def _list(cx: Context, glob: str, cursor: str) -> str:
     return "\n".join([*lines[:kept], more])
 
 
-def _nothing(cx: Context, glob: str, cursor: str) -> str:
-    if cursor:
-        return "no more files"
-    deeper = f"**/{glob}"
-    if "/" not in glob and any(True for _ in cx.workspace.files(deeper)):
-        return f"no file matches {shown(glob)} at the top; {shown(deeper)} matches in folders"
-    return f"no file matches {shown(glob)}"
+def _nothing(cx: Context, glob: str) -> str:
+    """Say that a glob matches no file, and which one does where a folder was meant."""
+
+    def some(glob: str) -> bool:
+        return any(True for _ in cx.workspace.files(glob, max_files=cx.settings.max_walked_files))
+
+    if not some("**/*"):
+        return f"no file matches {shown(glob)}: the workspace has none"
+    folder = "/".join(part for part in glob.split("/") if part not in ("", "."))
+    for wider in (f"{folder}/**".removeprefix("/"), f"**/{folder}"):
+        if some(wider):
+            return f"no file matches {shown(glob)}; {shown(wider)} does"
+    return f"no file matches {shown(glob)}. {RULE}"
 
 
 async def grep(
@@ -157,8 +163,12 @@ async def grep(
         fallback=settings.fallback_encoding,
     )
     lines: list[str] = found["lines"]
+    if not found["files"] and not found["ended"]:
+        return await anyio.to_thread.run_sync(_nothing, cx, glob)
     if not lines and not found["ended"]:
-        return f"no line matches {json.dumps(pattern, ensure_ascii=False)} in {shown(glob)}"
+        lines.append(f"no line matches {json.dumps(pattern, ensure_ascii=False)} in {shown(glob)}")
+    if found["skipped"]:
+        lines.append(f"[not searched: {found['skipped']} files, binary, too large or closed]")
     if found["ended"] == "hits":
         wider = " or raise max_hits" if max_hits < 200 else ""
         lines.append(f"[stopped at {found['hits']} hits; narrow the pattern or the glob{wider}]")

@@ -74,7 +74,7 @@ def around(line: str, at: int) -> str:
 
 
 def grep(request: dict[str, Any]) -> dict[str, Any]:
-    """Search the files of a workspace: -> output lines, hits, notes on what was left out."""
+    """Search the files of a workspace: -> output lines, hits, files seen and skipped, its end."""
     secret_globs = tuple(request["secret_globs"])
     with closing(Workspace(Path(request["root"]), secret_globs=secret_globs)) as workspace:
         return _grep(workspace, request)
@@ -85,23 +85,24 @@ def _grep(workspace: Workspace, request: dict[str, Any]) -> dict[str, Any]:
     whole = None if LINE_BOUND.search(request["pattern"]) else re.compile(pattern.pattern, re.M)
     end_s = time.monotonic() + request["limit_s"]
     output: list[str] = []
-    hits, skipped = 0, 0
+    found: dict[str, Any] = {"lines": output, "hits": 0, "files": 0, "skipped": 0, "ended": ""}
     for entry in workspace.files(request["glob"], max_files=request["max_files"]):
         if time.monotonic() > end_s:
-            return {"lines": output, "hits": hits, "skipped": skipped, "ended": "time"}
+            return found | {"ended": "time"}
+        found["files"] += 1
         lines = _lines(workspace, entry.path, request)
         if lines is None:
-            skipped += 1
+            found["skipped"] += 1
             continue
         if whole is not None and not whole.search("\n".join(lines)):
             continue
         numbers = [n for n, line in enumerate(lines) if pattern.search(line)]
-        kept = numbers[: request["max_hits"] - hits]
+        kept = numbers[: request["max_hits"] - found["hits"]]
         output += _shown(printable(entry.path), lines, kept, request["context"], bool(output))
-        hits += len(kept)
+        found["hits"] += len(kept)
         if len(kept) < len(numbers):
-            return {"lines": output, "hits": hits, "skipped": skipped, "ended": "hits"}
-    return {"lines": output, "hits": hits, "skipped": skipped, "ended": ""}
+            return found | {"ended": "hits"}
+    return found
 
 
 def _lines(workspace: Workspace, path: str, request: dict[str, Any]) -> list[str] | None:

@@ -7,7 +7,8 @@ import pkgutil
 import re
 import threading
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
+from datetime import date
 from typing import Annotated, Literal, NamedTuple
 
 import anyio
@@ -35,7 +36,6 @@ K = 5  # hits, when the caller does not say
 SNIPPET_CHARS = 420  # of a hit; five of them fit the default cap
 SNIPPET_LINE_CHARS = 300
 _CURSOR = re.compile(r"(\d{1,4})-([0-9a-f]{8})")
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _SITE = re.compile(r"[A-Za-z0-9.-]+")
 
 
@@ -122,8 +122,14 @@ def answer(library: Library, asked: Asked, note: str) -> Result:
 def check_filters(site: str, since: str) -> None:
     if site and not _SITE.fullmatch(site):
         raise ToolError(f"site must be a host name like arxiv.org, got {shown(site)}")
-    if since and not _DAY.fullmatch(since):
+    if since and not is_day(since):
         raise ToolError(f"since must be a day like 2025-01-31, got {shown(since)}")
+
+
+def is_day(text: str) -> bool:
+    with suppress(ValueError):
+        return date.fromisoformat(text).isoformat() == text  # 20250131 is one to Python too
+    return False
 
 
 def offset_of(cursor: str, version: str) -> int:
@@ -149,11 +155,14 @@ def nothing(library: Library, asked: Asked, offset: int) -> str:
     if offset:
         return f"no hits after the first {offset} for {shown(asked.text)}"
     documents, passages = library.index.size()
+    if not documents:
+        return "no hits: the workspace and the corpora hold no documents"
     text = f"no hits for {shown(asked.text, 200)} in {documents} documents ({passages} passages)"
     if asked.site or asked.since:
-        return text + " with this site and since; search again without them"
+        filters = " and ".join(name for name in ("site", "since") if getattr(asked, name))
+        return f"{text} with this {filters}; search again without"
     if unknown := library.index.unknown(asked.query):
-        text += f"; nowhere to be found: {', '.join(unknown)}"
+        text += f"; nowhere to be found: {', '.join(cut_line(word, 60) for word in unknown)}"
     return text + "; use fewer or other words"
 
 

@@ -102,8 +102,34 @@ async def test_lists_are_paged_and_an_empty_one_gives_a_hint(
         second = await text(client, "list_files", cursor="d/1.md")
         assert second.startswith("d/2.md\t2\nd/3.md\t3\n[1 more:")
         assert await text(client, "list_files", cursor="d/4.md") == "no more files\n[r3]"
-        hint = await text(client, "list_files", glob="*.md")
-        assert "'**/*.md' matches in folders" in hint
+        for glob, does in (("*.md", "**/*.md"), ("d", "d/**"), ("./d/", "d/**"), ("", "**")):
+            hint = await text(client, "list_files", glob=glob)
+            assert hint.startswith(f"no file matches {glob!r}; {does!r} does\n")
+        nowhere = await text(client, "list_files", glob="../*")
+        assert nowhere.startswith("no file matches '../*'. Paths are relative to the workspace")
+
+
+async def test_an_empty_workspace_is_told_from_a_glob_that_misses(connect: Connect) -> None:
+    async with connect() as client:
+        for tool, arguments in (("list_files", {}), ("grep", {"pattern": "x"})):
+            answer = await text(client, tool, **arguments)
+            assert answer.startswith("no file matches '**/*': the workspace has none\n")
+
+
+async def test_grep_tells_no_file_from_no_match_and_names_what_it_left_out(
+    connect: Connect, settings: Settings
+) -> None:
+    (settings.workspace / "d").mkdir()
+    (settings.workspace / "d" / "a.txt").write_text("x\n")
+    (settings.workspace / "d" / "b.bin").write_bytes(b"x\0")
+    async with connect() as client:
+        folder = await text(client, "grep", pattern="x", glob="d")
+        assert folder.startswith("no file matches 'd'; 'd/**' does\n")
+        left_out = "[not searched: 1 files, binary, too large or closed]\n"
+        found = await text(client, "grep", pattern="x", glob="d/**")
+        assert found.startswith(f"d/a.txt:1: x\n{left_out}")
+        missed = await text(client, "grep", pattern="y")
+        assert missed.startswith(f"no line matches \"y\" in '**/*'\n{left_out}")
 
 
 async def test_a_missing_file_is_answered_with_the_nearest_name(
