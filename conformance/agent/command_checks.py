@@ -62,4 +62,4 @@ def run_route(given: argparse.Namespace) -> int:
 def run_client(given: argparse.Namespace) -> int:
     from conformance.agent import client_checks
 
-    return _print_checks(client_checks.check_command(given.command, given.n))
+    return _print_checks(client_checks.check_command(given.command, given.n, strict=given.strict))

@@ -107,6 +107,9 @@ def _add_checks(command: Adder) -> None:
     )
     client.add_argument("command", help="shell words; {url}, {world} and {prompt} are filled in")
     client.add_argument("-n", type=int, default=300)
+    client.add_argument(
+        "--strict", action="store_true", help="refuse what the sources leave in doubt, too"
+    )
 
 
 SERVER_HELP = (

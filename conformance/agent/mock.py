@@ -1,8 +1,9 @@
 """A strict endpoint: it answers with a simulated model and judges every request it gets.
 
-The rules stand in rules.py, each with its public source. A breach of an error rule is answered
-with HTTP 400, as the real endpoint answers; a warning is only noted. The endpoint works in process
-(call it with a Request) and over HTTP (`app`, `serve`), streaming or not, in both dialects.
+The rules stand in rules.py, each with its public source. A breach is answered with HTTP 400, as the
+real endpoint answers, and names its rule and source; where the sources disagree it is only noted,
+unless the endpoint is strict. The endpoint works in process (call it with a Request) and over HTTP
+(`app`, `serve`), streaming or not, in both dialects.
 """
 
 import hashlib
@@ -25,17 +26,20 @@ from starlette.routing import Route
 from conformance.agent import rules
 from conformance.agent.messages import Message, Model, Reply, Request
 from conformance.agent.provider import ProviderError
-from conformance.agent.rules import Breach
+from conformance.agent.rule import Breach
 
 
 @dataclass
 class StrictEndpoint:
-    """The endpoint's answers and what it noted; `plan` maps request numbers to HTTP failures."""
+    """The endpoint's answers and what it noted; `plan` maps request numbers to HTTP failures.
+
+    A strict one refuses what is doubtful too.
+    """
 
     brain: Model
     dialect: str = "reasoning_content"
     plan: Mapping[int, int] = field(default_factory=dict)
-    strict: bool = True
+    strict: bool = False
     breaches: list[Breach] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     rejected: int = 0
@@ -64,10 +68,11 @@ class StrictEndpoint:
         del sent[sum(bool(m.get("tool_calls")) for m in messages) :]  # what the client dropped
         found = rules.breaches(body, sent)
         self.breaches += found
-        errors = [breach for breach in found if breach.rule.severity == "error"]
-        if errors and self.strict:
+        refused = [breach for breach in found if self.strict or not breach.rule.doubt]
+        if refused:
             self.rejected += 1
-            raise ProviderError(f"{errors[0].rule.message}: {errors[0].detail}", 400)
+            firsts = {breach.rule.id: breach for breach in reversed(refused)}.values()
+            raise ProviderError("; ".join(map(str, reversed(firsts))), 400)
         reply = replace(self.brain(self._request(body)), reasoning_field=self.dialect)
         if reply.calls:
             sent.append(reply)

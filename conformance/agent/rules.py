@@ -1,55 +1,18 @@
 """The rules of the strict endpoint: what a K2 endpoint refuses or a K2 model suffers from.
 
 Each rule names its public source. They encode what issues and sources report, not Moonshot's code,
-so the set has a version, and a rule that is doubtful is a warning.
+so the set has a version. Where the sources disagree a rule says what the doubt is: it is a warning
+then, and refused by a strict endpoint only.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from conformance.agent import rules_request  # noqa: F401  they register themselves
 from conformance.agent.messages import REASONING_FIELDS, Message, Reply, calls_of, reasoning_of
-
-VERSION = "2026-11"
-Body = dict[str, Any]
-Severity = Literal["error", "warning"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule: `check` yields a detail for every breach."""
-
-    id: str
-    client_check: str
-    severity: Severity
-    message: str
-    source: str
-    check: Callable[[Body, Sequence[Reply]], Iterator[str]]
-
-
-RULES: list[Rule] = []
-Check = Callable[[Body, Sequence[Reply]], Iterator[str]]
-
-
-def rule(
-    id: str, client_check: str, severity: Severity, message: str, source: str
-) -> Callable[[Check], Check]:
-    """Register a rule beside the function that checks it."""
-
-    def register(check: Check) -> Check:
-        RULES.append(Rule(id, client_check, severity, message, source, check))
-        return check
-
-    return register
-
-
-class Breach(NamedTuple):
-    """One breach of a rule."""
-
-    rule: Rule
-    detail: str
+from conformance.agent.rule import RULES, Body, Breach, rule
 
 
 def _assistants(body: Body) -> list[tuple[int, Message]]:
@@ -66,7 +29,6 @@ def _pairs(body: Body, sent: Sequence[Reply]) -> Iterator[tuple[int, Message, Re
 @rule(
     "reasoning-missing",
     "C1",
-    "error",
     "thinking is enabled but reasoning_content is missing in assistant tool call message",
     "bytedance/deer-flow#3043, cloudwego/eino-ext#700, anomalyco/opencode#16318",
 )
@@ -79,7 +41,6 @@ def reasoning_missing(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
 @rule(
     "reasoning-null",
     "C1",
-    "error",
     "reasoning_content is null",
     "MoonshotAI/kimi-cli#2498; the template renders <think>None</think>",
 )
@@ -92,7 +53,6 @@ def reasoning_null(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
 @rule(
     "reasoning-changed",
     "C1",
-    "error",
     "reasoning_content is not what was sent",
     "can1357/oh-my-pi#1485, router-for-me/CLIProxyAPI#4899; use-kimi-k2-thinking-model guide",
 )
@@ -106,7 +66,6 @@ def reasoning_changed(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
 @rule(
     "reasoning-renamed",
     "C1",
-    "error",
     "reasoning is not under the name it was sent with",
     "vllm-project/vllm#27752, #33402, vllm-project/router#115",
 )
@@ -120,7 +79,6 @@ def reasoning_renamed(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
 @rule(
     "content-changed",
     "C1",
-    "error",
     "content is not what was sent",
     "MoonshotAI/Kimi-K2#89, ai-dynamo/dynamo#9227",
 )
@@ -137,9 +95,9 @@ def content_changed(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
 @rule(
     "content-list",
     "C1",
-    "warning",
     "content is a list of parts",
     "vLLM blog 2025-10-28, second bug",
+    "the K2-Thinking template joins the text parts; vLLM's K2-Instruct wrote the list as it stood",
 )
 def content_list(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     for index, message in enumerate(body["messages"]):
@@ -147,7 +105,7 @@ def content_list(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
             yield f"message {index}"
 
 
-@rule("calls-changed", "C2", "error", "a tool call is not what was sent", "JetBrains/koog#2095")
+@rule("calls-changed", "C2", "a tool call is not what was sent", "JetBrains/koog#2095")
 def calls_changed(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     for index, message, reply in _pairs(body, sent):
         returned = [(c.name, _json(c.arguments)) for c in calls_of(message)]
@@ -160,7 +118,6 @@ def calls_changed(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
 @rule(
     "ids-swapped",
     "C3",
-    "error",
     "ids of calls are swapped",
     "MoonshotAI/Kimi-K2 docs/tool_call_guidance.md: the id carries the name",
 )
@@ -175,7 +132,6 @@ def ids_swapped(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
 @rule(
     "ids-repeated",
     "C3",
-    "error",
     "an id is used twice in a conversation",
     "MoonshotAI/Kimi-K2 docs/tool_call_guidance.md: idx counts all calls from 0",
 )
@@ -206,7 +162,6 @@ def _answers(body: Body) -> Iterator[tuple[int, list[str], list[str]]]:
 @rule(
     "answer-missing",
     "C2",
-    "error",
     "a tool call has no result",
     "MoonshotAI/kimi-cli#1977, MoonshotAI/kimi-code#705, #269",
 )
@@ -216,9 +171,7 @@ def answer_missing(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
             yield f"message {index}: {missing}"
 
 
-@rule(
-    "answer-unknown", "C2", "error", "tool_call_id is not found", "NousResearch/hermes-agent#4534"
-)
+@rule("answer-unknown", "C2", "tool_call_id is not found", "NousResearch/hermes-agent#4534")
 def answer_unknown(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     for index, asked, given in _answers(body):
         for unknown in sorted(set(given) - set(asked)):
@@ -228,7 +181,6 @@ def answer_unknown(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
 @rule(
     "answer-twice",
     "C2",
-    "error",
     "a tool call has two results",
     "chat completions API reference: one tool message for each tool call",
 )
@@ -241,9 +193,9 @@ def answer_twice(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
 @rule(
     "answer-order",
     "C2",
-    "warning",
     "results are not in the order of the calls",
     "ggml-org/llama.cpp moonshotai-Kimi-K2-Thinking.jinja pairs them by position",
+    "Moonshot's template names the id of each result, so that its order does not matter",
 )
 def answer_order(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     for index, asked, given in _answers(body):
@@ -254,7 +206,6 @@ def answer_order(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
 @rule(
     "arguments-json",
     "C2",
-    "error",
     "arguments are not a JSON object",
     "MoonshotAI/Kimi-K2#26, JetBrains/koog#2095",
 )
@@ -273,76 +224,11 @@ def _json(text: Any) -> Any:
 
 
 @rule(
-    "tool-name",
-    "C4",
-    "error",
-    r"a tool's name is not [A-Za-z_]\w{2,63}",
-    "MoonshotAI/walle docs/mfjs-spec.md",
-)
-def tool_name(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
-    for tool in body.get("tools") or []:
-        if not re.fullmatch(r"[A-Za-z_]\w{2,63}", tool["function"]["name"], re.ASCII):
-            yield tool["function"]["name"]
-
-
-@rule("schema-type", "C4", "error", "type is not defined", "MoonshotAI/walle docs/mfjs-spec.md")
-def schema_type(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
-    for tool in body.get("tools") or []:
-        schema = tool["function"].get("parameters") or {}
-        yield from _untyped(schema, tool["function"]["name"])
-
-
-def _untyped(schema: Any, where: str) -> Iterator[str]:
-    for name, sub in (schema.get("properties") or {}).items():
-        if not {"type", "anyOf", "oneOf", "allOf", "$ref", "enum"} & set(sub):
-            yield f"{where}.{name}"
-        yield from _untyped(sub, f"{where}.{name}")
-
-
-@rule(
-    "tool-choice",
-    "C4",
-    "error",
-    "tool_choice is not compatible with thinking",
-    "can1357/oh-my-pi#827, AstrBotDevs/AstrBot#7805",
-)
-def tool_choice(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
-    if body.get("tool_choice") not in (None, "auto", "none"):
-        yield repr(body["tool_choice"])
-
-
-@rule(
-    "parameters",
-    "C4",
-    "error",
-    "an immutable parameter was set",
-    "MoonshotAI/Kimi-Vendor-Verifier verify_params.py, later tests/params/test_params.py",
-)
-def parameters(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
-    fixed = {"top_p": 0.95, "n": 1, "presence_penalty": 0, "frequency_penalty": 0}
-    for name, value in fixed.items():
-        if body.get(name) not in (None, value):
-            yield f"{name}={body[name]}"
-    temperature = body.get("temperature")
-    if temperature is not None and not 0 <= temperature <= 1:
-        yield f"temperature={temperature}"
-
-
-@rule(
-    "max-tokens", "C4", "warning", "max_tokens is below 16000", "use-kimi-k2-thinking-model guide"
-)
-def max_tokens(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
-    given = body.get("max_tokens") or body.get("max_completion_tokens")
-    if given is not None and given < 16_000:
-        yield str(given)
-
-
-@rule(
     "id-native",
     "C3",
-    "warning",
     "an id is not functions.NAME:INDEX",
     "MoonshotAI/K2-Vendor-Verifier README",
+    "the official API renames ids before the model sees them; other engines must, and not all do",
 )
 def id_native(body: Body, sent: Sequence[Reply]) -> Iterator[str]:
     for index, message in _assistants(body):

@@ -24,8 +24,8 @@ def client_of(driver: type[Driver], *, retries: int = 3) -> Client:
     return run
 
 
-def verdicts(client: Client, n: int = 12) -> dict[str, Verdict]:
-    return {result.case: result.verdict for result in check(client, n)}
+def verdicts(client: Client, n: int = 12, *, strict: bool = False) -> dict[str, Verdict]:
+    return {result.case: result.verdict for result in check(client, n, strict=strict)}
 
 
 def test_the_driver_passes_every_check_over_http() -> None:
@@ -79,7 +79,7 @@ def test_a_client_that_says_nothing_fails_with_what_it_printed() -> None:
     assert "no request came; the client printed 'too old'" in results["C7"].message
 
 
-def test_foreign_ids_are_a_warning_only() -> None:
+def test_foreign_ids_are_a_warning_unless_the_endpoint_is_strict() -> None:
     class Renames(Driver):
         def remember(self, reply: Reply) -> None:
             super().remember(reply)
@@ -87,6 +87,7 @@ def test_foreign_ids_are_a_warning_only() -> None:
                 call["id"] = call["id"].replace(".", "_").replace(":", "_")
 
     assert verdicts(client_of(Renames))["C3"] is Verdict.LOOSE
+    assert verdicts(client_of(Renames), strict=True)["C3"] is Verdict.FAIL
 
 
 def test_the_request_carries_what_a_thinking_endpoint_wants() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from conformance.agent.messages import Call, Reply
-from conformance.agent.rules import RULES, breaches
+from conformance.agent.rule import RULES
+from conformance.agent.rules import breaches
 
 SENT = [
     Reply("", "R", (Call("functions.one_tool:0", "one_tool", '{"a": 1}'),
