@@ -5,6 +5,8 @@ Loopback with a token is the default; anything beyond loopback without one is re
 
 import hmac
 import ipaddress
+import os
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +62,24 @@ class IssuedTokens:
 
 
 Verifier = SharedToken | IssuedTokens
+
+
+def shared_token(host: str) -> SharedToken | None:
+    """Take the operator's token, or make one where only this machine listens: host -> token."""
+    token = os.environ.get("K2TOOLS_TOKEN", "")
+    if token and len(token) < MIN_TOKEN_CHARS:
+        raise ValueError(f"K2TOOLS_TOKEN needs {MIN_TOKEN_CHARS} characters, it has {len(token)}")
+    if token or is_loopback(host):
+        return SharedToken(token or secrets.token_urlsafe(24))
+    return None  # refused when the application is built
+
+
+def issued_tokens(issuer: str, resource: str, keys: str) -> IssuedTokens:
+    """Take tokens of an issuer: its URL, this server's, that of its keys -> verifier."""
+    if not resource:
+        raise ValueError("--oauth-issuer needs --resource, the URL tokens must be meant for")
+    keys = keys or issuer.rstrip("/") + "/.well-known/jwks.json"
+    return IssuedTokens(issuer, resource, jwt.PyJWKClient(keys))
 
 
 def auth_settings(verifier: Verifier, url: str, scopes: list[str]) -> AuthSettings:

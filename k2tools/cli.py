@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import hashlib
 import os
-import secrets
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -15,6 +14,11 @@ from k2tools.settings import Settings
 
 if TYPE_CHECKING:
     from k2tools.transports import Address
+
+
+BY_HAND = """\
+k2tools speaks MCP on stdin and stdout; a client starts this command, nothing is typed here.
+`k2tools config CLIENT DIR` prints how; Ctrl-C ends it."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,6 +41,8 @@ def _refusal(error: Exception) -> Exception:
         return OSError(f"the state folder cannot be used ({error}); name another with --state")
     if not isinstance(error, ValueError | OSError):
         raise error
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return OSError(f"{error.filename}: {error.strerror}")
     return error
 
 
@@ -111,7 +117,7 @@ def _serve_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--read-only", action="store_true", help="no tool writes to the folder")
     made.add_argument("--snapshot", action="store_true", help="keep the folder for `replay`")
     made.add_argument("--redact", action="store_true", help="log hashes and sizes only")
-    made.add_argument("--budget", type=int, default=0, metavar="CALLS", help="calls in a run")
+    made.add_argument("--budget", default="0", metavar="CALLS", help="calls in a run")
     made.add_argument(
         "--gateway", default="", metavar="URL", help="run python on a Jupyter gateway"
     )
@@ -138,6 +144,8 @@ def run_serve(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     server = build_server(settings)
     if options.http is None:
+        if sys.stdin.isatty():
+            print(BY_HAND, file=sys.stderr, flush=True)
         return anyio.run(serve_stdio, server)
     address = _address(options)
     return serve_http(server, settings, address, lambda url: _say_where(settings, url, address))
@@ -167,7 +175,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         facts=str(options.facts.resolve(strict=True)) if options.facts else "",
         redact_log=options.redact,
         snapshot=options.snapshot,
-        budget_calls=options.budget,
+        budget_calls=int(_number("--budget", int, options.budget)),
         gateway_url=options.gateway,
         unsafe_no_sandbox=options.unsafe_no_sandbox,
         deny_tools=frozenset(options.deny),
@@ -194,7 +202,9 @@ def _limit(pair: str) -> tuple[str, Any]:
         return name, text == "true"
     if isinstance(default, tuple):
         return name, tuple(filter(None, text.split(",")))
-    return name, _number(name, type(default), text) if isinstance(default, int | float) else text
+    if isinstance(default, int | float):
+        return name, _number(f"--set {name}", type(default), text)
+    return name, text
 
 
 def _number(name: str, kind: type[int] | type[float], text: str) -> float:
@@ -204,7 +214,7 @@ def _number(name: str, kind: type[int] | type[float], text: str) -> float:
     except ValueError:
         pass
     wanted = "a whole number" if kind is int else "a number"
-    raise ValueError(f"--set {name} takes {wanted} of at least 0, got {text!r}")
+    raise ValueError(f"{name} takes {wanted} of at least 0, got {text!r}")
 
 
 def default_state(folder: Path) -> Path:
@@ -216,38 +226,20 @@ def default_state(folder: Path) -> Path:
 
 def _address(options: argparse.Namespace) -> "Address":
     """Decide where to listen and whom to let in: flags, environment -> Address."""
-    from k2tools.auth import MIN_TOKEN_CHARS, SharedToken, Verifier, is_loopback
+    from k2tools.auth import Verifier, issued_tokens, shared_token
     from k2tools.transports import Address
 
     host, _, port = options.http.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"--http takes HOST:PORT, such as 127.0.0.1:8765; got {options.http!r}")
-    verifier: Verifier | None
-    token = os.environ.get("K2TOOLS_TOKEN", "")
+    verifier: Verifier | None = None
     if options.oauth_issuer:
-        verifier = _issuer(options)
-    elif options.no_auth:
-        verifier = None
-    elif token and len(token) < MIN_TOKEN_CHARS:
-        raise ValueError(f"K2TOOLS_TOKEN needs {MIN_TOKEN_CHARS} characters, it has {len(token)}")
-    elif token or is_loopback(host):
-        verifier = SharedToken(token or secrets.token_urlsafe(24))
-    else:
-        verifier = None  # refused when the application is built
+        verifier = issued_tokens(options.oauth_issuer, options.resource, options.oauth_keys)
+    elif not options.no_auth:
+        verifier = shared_token(host)
     return Address(
         host.strip("[]"), int(port), verifier, tuple(options.scope), stateless=options.stateless
     )
-
-
-def _issuer(options: argparse.Namespace) -> Any:
-    import jwt
-
-    from k2tools.auth import IssuedTokens
-
-    if not options.resource:
-        raise ValueError("--oauth-issuer needs --resource, the URL tokens must be meant for")
-    keys = options.oauth_keys or options.oauth_issuer.rstrip("/") + "/.well-known/jwks.json"
-    return IssuedTokens(options.oauth_issuer, options.resource, jwt.PyJWKClient(keys))
 
 
 def _say_where(settings: Settings, url: str, address: "Address") -> None:
@@ -267,15 +259,17 @@ def run_demo(options: argparse.Namespace) -> int:
 def run_config(options: argparse.Namespace) -> int:
     from k2tools.clients import snippet
 
-    print(snippet(options.client, options.folder.resolve(strict=True)))
+    folder = _folder(options.folder)
+    Settings(folder, default_state(folder))  # what `serve` would refuse is no snippet
+    print(snippet(options.client, folder))
     return 0
 
 
 def run_doctor(options: argparse.Namespace) -> int:
     from k2tools.doctor import report
 
-    folder = options.folder.resolve(strict=True)
-    print("\n".join(report(Settings(folder, default_state(folder)))))
+    folder = _folder(options.folder)
+    print("\n".join(report(folder, default_state(folder))))
     return 0
 
 
@@ -288,13 +282,10 @@ def run_show(options: argparse.Namespace) -> int:
 def run_replay(options: argparse.Namespace) -> int:
     from k2tools.replay import replay
 
-    return replay(_run_folder(options), options.workspace)
+    return replay(_run_folder(options), options.workspace and _folder(options.workspace))
 
 
 def _run_folder(options: argparse.Namespace) -> Path:
-    """Find a run by its folder or by its name among the runs of a workspace."""
-    state = default_state(options.folder.resolve(strict=True))
-    for folder in (Path(options.run), state / "runs" / options.run):
-        if (folder / "log.jsonl").is_file():
-            return folder
-    raise ValueError(f"no run {options.run!r}; runs of this folder are in {state / 'runs'}")
+    from k2tools.show import find_run
+
+    return find_run(options.run, default_state(_folder(options.folder)) / "runs")

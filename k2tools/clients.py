@@ -13,7 +13,8 @@ NAME = "k2tools"
 def command(folder: Path) -> list[str]:
     """Write the command that serves a folder, with absolute paths: clients start anywhere."""
     script = shutil.which("k2tools")
-    start = [script] if script else [sys.executable, "-m", "k2tools"]
+    # -P: no module is taken from the folder the client works in, where a tool may have put it
+    start = [script] if script else [sys.executable, "-P", "-m", "k2tools"]
     return [*start, "serve", str(folder)]
 
 

@@ -26,21 +26,21 @@ OPTIONS = (  # what they read or do, the module it takes, the way to it
 )
 
 
-def report(settings: Settings) -> list[str]:
-    """List the findings, one line each: settings -> lines."""
-    return [f"{name + ':':<13}{text}" for name, text in findings(settings)]
+def report(workspace: Path, state: Path) -> list[str]:
+    """List the findings, one line each: folder to serve, folder of its runs -> lines."""
+    return [f"{name + ':':<13}{text}" for name, text in findings(workspace, state)]
 
 
-def findings(settings: Settings) -> Iterator[tuple[str, str]]:
+def findings(workspace: Path, state: Path) -> Iterator[tuple[str, str]]:
     """Look at everything the server depends on."""
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield "mcp", version("mcp")
-    yield "workspace", f"{settings.workspace}{_writable(settings.workspace)}"
-    yield "state", f"{settings.state}{_writable(_existing(settings.state))}"
-    yield "paths", _paths(settings.workspace)
+    yield "workspace", f"{workspace}{_writable(workspace)}"
+    yield "state", f"{state}{_apart(state, workspace) or _writable(_existing(state))}"
+    yield "paths", _paths(workspace)
     for name, module, way in OPTIONS:
         yield name, "works" if has_module(module) else f"to get it, {way}"
-    for rung in anyio.run(interpreters.survey, settings):
+    for rung in anyio.run(interpreters.survey, Settings(workspace, workspace.parent)):
         found = "works" if rung.works else f"{rung.reason}; to get it, {rung.remedy}"
         yield rung.name, found
 
@@ -64,6 +64,11 @@ def _writable(folder: Path) -> str:
             return ""
     except OSError as error:
         return f" (not writable: {error.strerror}; serve with --read-only or --state)"
+
+
+def _apart(state: Path, workspace: Path) -> str:
+    inside = state.is_relative_to(workspace)
+    return " (inside the workspace; serve with --state and a folder elsewhere)" if inside else ""
 
 
 def _existing(path: Path) -> Path:

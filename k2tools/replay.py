@@ -1,7 +1,8 @@
 """Replay: repeat the calls of a run on a fresh copy of its workspace and compare every byte.
 
 Handles are minted anew: where the old run names one, in arguments or answers, the new one is put
-for it. Arguments that are an old ref get the new one.
+for it. Arguments that are an old ref get the new one. Python is confined whatever the run says:
+its settings may be another's.
 """
 
 import json
@@ -157,8 +158,8 @@ def _settings(folder: Path, base: Path) -> Settings:
         for name, value in kept.items()
         if name in known
     }
-    paths: dict[str, Any] = {"workspace": base / "workspace", "state": base / "state", "run": ""}
-    return Settings(**{**values, **paths, "snapshot": False})
+    here: dict[str, Any] = {"workspace": base / "workspace", "state": base / "state", "run": ""}
+    return Settings(**{**values, **here, "snapshot": False, "unsafe_no_sandbox": False})
 
 
 def _tuples(value: Any) -> Any:

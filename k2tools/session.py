@@ -19,6 +19,7 @@ from k2tools.runlog import RunLog
 from k2tools.settings import Settings
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+RUN_NAMES = "run names are up to 64 of A-Z a-z 0-9 _ -"
 UNGUESSABLE_CHARS = 22  # of base64: 128 bits
 
 
@@ -84,6 +85,8 @@ class Sessions:
     """The open sessions of a server, by (principal, run)."""
 
     def __init__(self, settings: Settings, on_new: Callable[[Path], None] = lambda _: None) -> None:
+        if settings.run and not RUN_NAME.fullmatch(settings.run):
+            raise ValueError(f"{RUN_NAMES}, got --run {shown(settings.run)}")
         self._settings, self._on_new = settings, on_new
         self._open: dict[tuple[str, str], Session] = {}
         self._default_run = settings.run or new_run()
@@ -91,7 +94,7 @@ class Sessions:
     def get(self, principal: str, run: str = "", *, authenticated: bool = True) -> Session:
         """Find or start the session of a principal in a run."""
         if run and not RUN_NAME.fullmatch(run):
-            raise ToolError(f"run names are up to 64 of A-Z a-z 0-9 _ -, got {shown(run)}")
+            raise ToolError(f"{RUN_NAMES}, got {shown(run)}")
         if run and not authenticated and len(run) < UNGUESSABLE_CHARS:
             raise ToolError(f"without a token a run name needs {UNGUESSABLE_CHARS} characters")
         run = run or self._default_run

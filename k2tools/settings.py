@@ -92,6 +92,13 @@ class Settings:
     allowed_origins: tuple[str, ...] = ("http://127.0.0.1:*", "http://localhost:*")
 
     def __post_init__(self) -> None:
+        try:
+            b"text".decode(self.fallback_encoding, "replace")
+        except LookupError:
+            raise ValueError(
+                "fallback_encoding takes a text encoding that Python knows, such as cp1252; "
+                f"got {self.fallback_encoding!r}"
+            ) from None
         if self.state.resolve().is_relative_to(self.workspace.resolve()):
             raise ValueError(
                 f"the state folder {self.state} lies inside the workspace, where tools could "

@@ -10,6 +10,17 @@ from k2tools.schemas import call_text
 
 SHOWN_LINES = 4
 SHOWN_CHARS = 100
+NAMED_RUNS = 5
+
+
+def find_run(run: str, runs: Path) -> Path:
+    """Find a run by its folder, or by its name among those of a workspace: -> its folder."""
+    for folder in (Path(run), runs / run):
+        if (folder / "log.jsonl").is_file():
+            return folder
+    logs = sorted(runs.glob("*/log.jsonl"), key=lambda log: log.stat().st_mtime, reverse=True)
+    there = ", ".join(log.parent.name for log in logs[:NAMED_RUNS]) or "none"
+    raise ValueError(f"no run {run!r}; newest in {runs}: {there}. --folder names another workspace")
 
 
 def show(folder: Path, *, full: bool = False, out: TextIO | None = None) -> int:
@@ -60,5 +71,7 @@ def settings_of_run(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     if not path.exists():
         return {}
-    kept: dict[str, Any] = json.loads(path.read_text("utf-8"))["settings"]
-    return kept
+    try:
+        return dict(json.loads(path.read_text("utf-8"))["settings"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged: it holds no settings") from None

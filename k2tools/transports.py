@@ -148,7 +148,10 @@ def _listener(address: Address) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address.host, address.port))
         listener.listen()
-    except BaseException:
+    except BaseException as error:
         listener.close()
+        if isinstance(error, OSError):
+            where = f"{address.host}:{address.port}"
+            raise OSError(f"cannot listen on {where}: {error.strerror}") from None
         raise
     return listener

@@ -13,11 +13,11 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 
-from k2tools.cli import _limit, main
+from k2tools.cli import BY_HAND, _limit, default_state, main
 from k2tools.clients import CLIENTS, command, snippet
 from k2tools.demo import demo
 from k2tools.doctor import report
-from k2tools.replay import replay
+from k2tools.replay import _settings, replay
 from k2tools.runlog import RunLog
 from k2tools.settings import Settings
 from tests.k2tools.conftest import text
@@ -94,7 +94,74 @@ def test_http_beyond_loopback_without_a_token_is_refused(
 
 
 def test_the_doctor_names_the_way_paths_are_opened(settings: Settings) -> None:
-    assert any(line.startswith("paths:") for line in report(settings))
+    assert any(line.startswith("paths:") for line in report(settings.workspace, settings.state))
+
+
+def test_the_doctor_works_in_a_folder_that_holds_the_state_and_says_so(tmp_path: Path) -> None:
+    lines = report(tmp_path, tmp_path / "state")
+    assert any(line.startswith("state:") and "serve with --state" in line for line in lines)
+    assert any(line.startswith("landlock:") for line in lines)
+
+
+@pytest.mark.parametrize("command", [["config", "cursor"], ["doctor"]])
+def test_what_is_no_folder_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for name, reason in (("file", "is no folder"), ("missing", "No such file or directory")):
+        assert main([*command, str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"k2tools: {tmp_path / name}")
+        assert error.rstrip().endswith(reason)
+
+
+def test_no_snippet_is_printed_for_a_folder_that_would_not_be_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert main(["config", "cursor", str(tmp_path)]) == 2
+    assert "could change the log" in capsys.readouterr().err
+
+
+def test_a_snippet_takes_no_module_from_where_the_client_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("k2tools.clients.shutil.which", lambda _: None)
+    interpreter, *arguments = command(tmp_path)
+    (tmp_path / "k2tools.py").write_text("print('taken from the wrong place')")
+    run = subprocess.run(
+        [interpreter, *arguments[: arguments.index("serve")], "--help"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.startswith("usage: k2tools")
+
+
+def test_a_run_that_is_not_there_is_answered_with_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "ws").mkdir()
+    for there in ("none", "one"):
+        assert main(["show", "two", "--folder", str(tmp_path / "ws")]) == 2
+        error = capsys.readouterr().err
+        assert "no run 'two'; newest in " in error
+        assert f"runs: {there}. --folder" in error
+        RunLog(default_state(tmp_path / "ws") / "runs" / "one").close()
+
+
+def test_a_replay_is_confined_whatever_the_run_says(tmp_path: Path) -> None:
+    note = {"settings": {"unsafe_no_sandbox": True, "budget_calls": 3}}
+    (tmp_path / "run.json").write_text(json.dumps(note))
+    settings = _settings(tmp_path, tmp_path / "base")
+    assert (settings.unsafe_no_sandbox, settings.budget_calls) == (False, 3)
+    for damaged in ("", "[]", '{"settings": 5}', "{}"):
+        (tmp_path / "run.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"run.json is damaged"):
+            _settings(tmp_path, tmp_path / "base")
 
 
 def test_the_demo_shows_real_answers_and_a_verified_log() -> None:
@@ -190,6 +257,9 @@ async def test_a_replay_tells_names_apart_that_look_like_handles(tmp_path: Path)
         (["--http", "127.0.0.1:65536"], "--http takes HOST:PORT, such as 127.0.0.1:8765; got"),
         (["--set", "writable=no"], "--set writable takes true or false, got 'no'"),
         (["--set", "budget_calls=-1"], "budget_calls takes a whole number of at least 0, got '-1'"),
+        (["--budget", "-1"], "--budget takes a whole number of at least 0, got '-1'"),
+        (["--set", "fallback_encoding=hex"], "takes a text encoding that Python knows, such as"),
+        (["--run", "../../x"], "run names are up to 64 of A-Z a-z 0-9 _ -, got --run '../../x'"),
         (["--set", "call_timeout_s=nan"], "call_timeout_s takes a number of at least 0, got 'nan'"),
         (["--set", "warm_sandboxes=x"], "warm_sandboxes takes a whole number of at least 0, got"),
         (["--state", "damaged"], "the state folder cannot be used (file is not a database)"),
@@ -211,6 +281,25 @@ def test_a_start_that_is_refused_says_why_in_one_line(
     assert reason in run.stderr
     assert run.stderr.startswith("k2tools: ")
     assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no pty")
+def test_whoever_starts_the_server_by_hand_is_told_what_it_waits_for(tmp_path: Path) -> None:
+    import pty
+
+    (tmp_path / "ws").mkdir()
+    ours, theirs = pty.openpty()
+    environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", "k2tools", "serve", "ws", "--state", "state"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdin=theirs, stderr=subprocess.PIPE
+    ) as server:
+        os.close(theirs)
+        assert server.stderr is not None
+        told = [server.stderr.readline().decode() for _ in BY_HAND.splitlines()]
+        os.close(ours)
+        server.terminate()
+    assert "".join(told).strip() == BY_HAND
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from k2tools.auth import IssuedTokens, SharedToken, is_loopback
 from k2tools.runlog import verify
 from k2tools.server import build_server
 from k2tools.settings import Settings
-from k2tools.transports import Address, http_app
+from k2tools.transports import Address, _listener, http_app
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-of-more-than-22-characters"
@@ -283,6 +284,13 @@ def test_http_stops_within_its_grace_and_prints_its_address(settings: Settings) 
         assert answer.status_code == 200
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=END_S)
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: .*in use"):
+            _listener(Address("127.0.0.1", port, None))
 
 
 @pytest.mark.slow
