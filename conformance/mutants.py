@@ -110,7 +110,8 @@ def _results(engine: Engine, checkpoint: Path, seed: int, noise: Noise | None) -
         from conformance.checks.laws import Effort, check_laws, check_model_laws  # needs Hypothesis
 
         yield from check_laws(engine, seed=seed, effort=Effort(examples=6, shrink=False))
-        yield from check_model_laws(engine, seed=seed)
+        ordinary = Effort(examples=1, shrink=False)
+        yield from check_model_laws(engine, seed=seed, effort=ordinary)
 
 
 def correct_noise(checkpoint: Path, precision: str, *, seed: int) -> Noise:

@@ -1,7 +1,7 @@
 """Laws that need no reference: what must hold between an engine's own answers.
 
 Laws test structure; constants are the business of vectors. A law draws its inputs from Hypothesis
-through scale-aware strategies (`conformance.laws.draws`), asks the engine twice, and compares.
+through scale-aware strategies (`draws`, `prompts`), asks the engine twice, and compares.
 
     exact   bits, zeros, sets        rounding   within 16 units of the declared precision, of the
                                                 largest value of the row and what conditions it

@@ -9,22 +9,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from conformance.checks.asked import Generate, generator_of
 from conformance.compare import GAP_LIMIT, generation_gap
 from conformance.engine import EngineError, NotOffered, attempt
 from conformance.laws import Broken, same
-from conformance.laws.models import LAYERS, ModelLaw, Models, ask
+from conformance.laws import prompts as p
+from conformance.laws.changed import LAYERS, Drawn, ModelLaw, Models, ask
 from conformance.profiles import TINY
 
 LONG, BLOCK = 70, 64  # more tokens than a block that kernels and pages are made of
 NEW, DRAWN = 12, 60
 HOT = 32.0  # at this temperature all tokens of the tiny model are about as probable
-
-
-def _ids(models: Models, count: int, stream: int = 0) -> np.ndarray:
-    random = np.random.default_rng([models.seed, stream])
-    return random.integers(0, TINY.vocab_size, count)
 
 
 def _cache(runner: Any) -> Any:
@@ -43,34 +40,34 @@ def _in_chunks(runner: Any, ids_T: np.ndarray, cuts: Sequence[int]) -> np.ndarra
     return np.concatenate([ask(runner, ids, place, cache=cache) for ids, place in pieces])
 
 
-def _decode_is_prefill(models: Models) -> None:
-    ids_T, begun = _ids(models, NEW), NEW // 2
-    with models.loaded() as runner:
-        stepwise = _in_chunks(runner, ids_T, range(begun, NEW))
-        wanted = ask(runner, ids_T, np.arange(NEW))
-    models.near(stepwise, wanted, f"{begun} tokens, then one at a time")
+def _decode_is_prefill(models: Models, x: Drawn) -> None:
+    with models.loaded(x.weights()) as runner:
+        stepwise = _in_chunks(runner, x.ids_T, range(x.cut, NEW))
+        wanted = ask(runner, x.ids_T, np.arange(NEW))
+    models.near(stepwise, wanted, f"{x.cut} tokens, then one at a time")
 
 
-def _chunks_are_prefill(models: Models) -> None:
-    ids_T = _ids(models, LONG)
-    with models.loaded() as runner:
-        wanted = ask(runner, ids_T, np.arange(LONG))
-        for cut in (1, BLOCK - 1, BLOCK, BLOCK + 1):
-            found = _in_chunks(runner, ids_T, [cut])
+def _chunks_are_prefill(models: Models, x: Drawn) -> None:
+    with models.loaded(x.weights()) as runner:
+        wanted = ask(runner, x.ids_T, np.arange(LONG))
+        for cut in (1, BLOCK - 1, BLOCK, BLOCK + 1, x.cut):
+            found = _in_chunks(runner, x.ids_T, [cut])
             models.near(found, wanted, f"chunks of {cut} and {LONG - cut} tokens")
 
 
-def _cache_is_latent(models: Models) -> None:
+def _cache_is_latent(models: Models, x: Drawn) -> None:
     """The cache holds the normed latent and the rotated key of each token, and nothing else."""
-    ids_T, taps = _ids(models, NEW), {}
-    with models.loaded() as runner:
+    taps: dict[str, np.ndarray] = {}
+    with models.loaded(x.weights()) as runner:
         cache = _cache(runner)
         if not callable(rows := getattr(cache, "rows", None)):
             raise NotOffered("the engine's cache has no rows(layer)")
         place_T = np.arange(NEW)
-        for half in np.split(place_T, 2):
-            ask(runner, ids_T[half], half, cache=cache)
-        ask(runner, ids_T, place_T, trace=lambda name, array: taps.update({name: np.array(array)}))
+        for part_T in np.split(place_T, [x.cut]):
+            ask(runner, x.ids_T[part_T], part_T, cache=cache)
+        ask(
+            runner, x.ids_T, place_T, trace=lambda name, array: taps.update({name: np.array(array)})
+        )
         for layer in LAYERS:
             held = attempt(rows, layer)
             for part, found in zip(("latent", "k_rope"), held, strict=True):
@@ -78,17 +75,16 @@ def _cache_is_latent(models: Models) -> None:
                 models.near(np.asarray(found, np.float64), wanted, f"layer {layer}: {part}")
 
 
-def _earlier_prompts(models: Models) -> None:
+def _earlier_prompts(models: Models, x: Drawn) -> None:
     """A prompt is answered alike by a fresh engine, after one that begins alike, and again."""
-    ids_T, other_T = _ids(models, NEW), _ids(models, NEW, 1)
-    other_T[: NEW // 2] = ids_T[: NEW // 2]
-    place_T = np.arange(NEW)
-    with models.loaded() as runner:
+    ids_T, place_T = x.ids_T, np.arange(NEW)
+    other_T = np.concatenate([ids_T[: x.cut], x.other_T[x.cut :]])
+    with models.loaded(x.weights()) as runner:
         wanted = ask(runner, ids_T, place_T)
-    with models.loaded() as runner:
+    with models.loaded(x.weights()) as runner:
         ask(runner, other_T, place_T)
         models.near(ask(runner, ids_T, place_T), wanted, "after a prompt that begins alike")
-        ask(runner, ids_T[:3], place_T[:3])
+        ask(runner, ids_T[: x.cut], place_T[: x.cut])
         models.near(ask(runner, ids_T, place_T), wanted, "asked again")
 
 
@@ -103,10 +99,10 @@ def _batch(runner: Any, prompts: list[np.ndarray], pad_id: int) -> list[np.ndarr
     return rows
 
 
-def _rows_are_alone(models: Models) -> None:
+def _rows_are_alone(models: Models, x: Drawn) -> None:
     """No row of a batch sees the others, their order, or what it is padded with."""
-    prompts = [_ids(models, count, count) for count in (9, 4, 1)]
-    with models.loaded() as runner:
+    prompts = np.split(x.ids_T, np.cumsum(x.counts)[:-1])
+    with models.loaded(x.weights()) as runner:
         together = _batch(runner, prompts, 0)
         turned = _batch(runner, prompts[::-1], 0)[::-1]
         padded = _batch(runner, prompts, TINY.vocab_size - 1)
@@ -139,23 +135,23 @@ def _best(new_T: np.ndarray, logits_TW: np.ndarray, what: str, *, slack: float =
     same(generation_gap(logits_TW, new_T), np.zeros(len(new_T)), what, within=limit)
 
 
-def _greedy_is_own_best(models: Models) -> None:
-    with models.loaded() as runner:
-        said = _said(runner, _ids(models, NEW), max_new=NEW, temperature=0.0)
+def _greedy_is_own_best(models: Models, x: Drawn) -> None:
+    with models.loaded(x.weights()) as runner:
+        said = _said(runner, x.ids_T, max_new=NEW, temperature=0.0)
         _best(*said, "below the best of the engine's own prefill")
 
 
-def _ends_of_sampling(models: Models) -> None:
+def _ends_of_sampling(models: Models, x: Drawn) -> None:
     """top-p or temperature towards 0 is greedy; top-p 1 and much heat leave every token."""
-    ids_T, cold = _ids(models, NEW), 1e-4
-    with models.loaded() as runner:
-        narrow = {"max_new": NEW, "temperature": 1.0, "top_p": 1e-6, "seed": 1}
+    ids_T, cold = x.ids_T, 1e-4
+    with models.loaded(x.weights()) as runner:
+        narrow = {"max_new": NEW, "temperature": 1.0, "top_p": 1e-6, "seed": x.sampling_seed}
         _best(*_said(runner, ids_T, **narrow), "below the best, top-p 1e-6")
-        frozen = {"max_new": NEW, "temperature": cold, "top_p": 1.0, "seed": 1}
+        frozen = {"max_new": NEW, "temperature": cold, "top_p": 1.0, "seed": x.sampling_seed}
         _best(
             *_said(runner, ids_T, **frozen), f"below the best, temperature {cold}", slack=40 * cold
         )
-        hot = {"max_new": DRAWN, "temperature": HOT, "top_p": 1.0, "seed": 1}
+        hot = {"max_new": DRAWN, "temperature": HOT, "top_p": 1.0, "seed": x.sampling_seed}
         new_T, logits_TW = _said(runner, ids_T, **hot)
         better_T = (logits_TW > logits_TW[np.arange(len(new_T)), new_T][:, None]).sum(axis=1)
         if len(new_T) == DRAWN and better_T.max() < 0.75 * TINY.vocab_size:
@@ -165,22 +161,33 @@ def _ends_of_sampling(models: Models) -> None:
             )
 
 
-def _probabilities_sum(models: Models) -> None:
-    with models.loaded() as runner:
+def _probabilities_sum(models: Models, x: Drawn) -> None:
+    with models.loaded(x.weights()) as runner:
         if not getattr(runner, "normalised", False):
             raise NotOffered("the engine gives logits, not log-probabilities")
-        ids_T = _ids(models, NEW)
-        sum_T = np.exp(ask(runner, ids_T, np.arange(NEW))).sum(axis=1)
-    same(sum_T, np.ones(NEW), "sum of probabilities", within=1e-4)
+        sum_T = np.exp(ask(runner, x.ids_T, np.arange(len(x.ids_T)))).sum(axis=1)
+    same(sum_T, np.ones(len(sum_T)), "sum of probabilities", within=1e-4)
 
 
+BATCHES = st.sampled_from(((9, 4, 1), (1, 1), (2, 33, 5, 2))).flatmap(
+    lambda counts: p.model(ids_T=p.ids(sum(counts)), counts=st.just(counts))
+)
+DRAWS = p.model(ids_T=p.ids(NEW), sampling_seed=st.integers(1, 2**16))
 LAWS = [
-    ModelLaw(43, "decode-is-prefill", "model:cache", _decode_is_prefill),
-    ModelLaw(44, "chunks-are-prefill", "model:cache", _chunks_are_prefill),
-    ModelLaw(45, "cache-is-latent", "model:cache", _cache_is_latent),
-    ModelLaw(47, "earlier-prompts-leave-nothing", "model:cache", _earlier_prompts),
-    ModelLaw(48, "rows-are-alone", "model:batch", _rows_are_alone),
-    ModelLaw(58, "ends-of-sampling", "gen:support", _ends_of_sampling),
-    ModelLaw(65, "greedy-is-own-best", "gen:greedy", _greedy_is_own_best),
-    ModelLaw(65, "probabilities-sum-to-one", "model:logits", _probabilities_sum),
+    ModelLaw(43, "decode-is-prefill", "model:cache", p.begun(NEW), _decode_is_prefill),
+    ModelLaw(44, "chunks-are-prefill", "model:cache", p.begun(LONG), _chunks_are_prefill),
+    ModelLaw(45, "cache-is-latent", "model:cache", p.begun(NEW), _cache_is_latent),
+    ModelLaw(
+        47,
+        "earlier-prompts-leave-nothing",
+        "model:cache",
+        p.begun(NEW, other_T=p.ids(NEW, "other")),
+        _earlier_prompts,
+    ),
+    ModelLaw(48, "rows-are-alone", "model:batch", BATCHES, _rows_are_alone),
+    ModelLaw(58, "ends-of-sampling", "gen:support", DRAWS, _ends_of_sampling),
+    ModelLaw(
+        65, "greedy-is-own-best", "gen:greedy", p.model(ids_T=p.ids(NEW)), _greedy_is_own_best
+    ),
+    ModelLaw(65, "probabilities-sum-to-one", "model:logits", p.prompt(), _probabilities_sum),
 ]

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conformance.checks.laws import check_model_laws
+from conformance.checks.laws import Effort, check_model_laws
 from conformance.engine import Namespace, open_engine
 from conformance.laws import memory, models
-from conformance.laws.models import ModelLaw
+from conformance.laws.changed import ModelLaw
 from k2ref import oracle
 from k2ref.checkpoint import Checkpoint
 from k2ref.generate import Sampling, generate
@@ -154,7 +154,8 @@ def verdicts(
     class Offered:
         load = staticmethod(runner)
 
-    results = check_model_laws(Namespace(Offered()), seed=1, laws=laws)
+    ordinary = Effort(examples=1, shrink=False)
+    results = check_model_laws(Namespace(Offered()), seed=1, laws=laws, effort=ordinary)
     return {r.case.removeprefix("law-"): r.verdict.value for r in results}
 
 
@@ -225,13 +226,13 @@ def test_what_an_engine_does_not_offer_is_skipped_with_its_name() -> None:
         ("gguf:", "xllamacpp", {47, 65}),
     ],
 )
-def test_foreign_engines_keep_the_laws_of_memory(
+def test_foreign_engines_keep_the_laws_of_whole_models(
     address: str, module: str, offered: set[int]
 ) -> None:
     pytest.importorskip(module, reason=f"{module} is of an extra of peers")
     engine = open_engine(address)
     try:
-        results = list(check_model_laws(engine, seed=1, laws=memory.LAWS))
+        results = list(check_model_laws(engine, seed=1))
     finally:
         engine.close()
     assert [r for r in results if r.verdict.failed] == []
