@@ -1,9 +1,9 @@
 """Failing inputs as vectors: `run --save-failures DIR` writes, `run --vectors DIR` repeats them.
 
 An operation that fails on a fresh seed is saved with its input; one that fails on a frozen vector
-has its vector. A broken law is searched again from
-its seed; of the calls of its smallest example those are saved that are wrong by themselves, or all
-where only their relation is. A law of whole models has no input but its seed.
+has its vector. A broken law is searched again from its seed. Of the calls of its smallest example
+those are saved that are wrong by themselves, or all where only their relation is; of a law of whole
+models what the example drew, and the law itself is asked again.
 """
 
 from collections.abc import Iterator
@@ -36,11 +36,10 @@ def save_failures(folder: Path, engine: Engine, run: Run) -> list[str]:
             continue
         new = [c for c in _inputs_of(engine, result.case, result.seed) if _sound(c)]
         cases += new
-        seed = f"no input of an operation, repeat it with --seed {result.seed}"
         sentences.append(
             f"{result.case}: saved {', '.join(c.id for c in new)}"
             if new
-            else f"{result.case}: {seed}"
+            else f"{result.case}: no input to save, repeat it with --seed {run.seed}"
         )
     if cases:
         vectors.write(folder, tuple(cases), kills={case.id: [] for case in cases})
@@ -50,7 +49,8 @@ def save_failures(folder: Path, engine: Engine, run: Run) -> list[str]:
 def _inputs_of(engine: Engine, name: str, seed: int | None) -> list[Case]:
     """Find what a failed check asked: engine, name of the check, seed -> cases."""
     if name.startswith("law-"):
-        return _calls_of(engine, name.removeprefix("law-"), seed or 0)
+        law = name.removeprefix("law-")
+        return _calls_of(engine, law, seed or 0) or _drawn_by(engine, law, seed or 0)
     id_, _, own = name.partition("@")
     found = (c for c in all_cases(int(own or 0)) if c.id == id_ and not c.is_question)
     return [_case(c, name.replace("@", "-")) for c in found]
@@ -79,6 +79,21 @@ def _calls_of(engine: Engine, name: str, seed: int) -> list[Case]:
     return wrong or calls
 
 
+def _drawn_by(engine: Engine, name: str, seed: int) -> list[Case]:
+    from conformance.checks.laws import MODEL_LAWS, Effort, check_model_law  # needs Hypothesis
+    from conformance.laws.changed import Models
+
+    law = next((x for x in MODEL_LAWS if x.name == name), None)
+    if law is None:
+        return []
+    models = Models(engine)
+    found = check_model_law(models, law, seed=seed, effort=Effort())
+    if not found.verdict.failed:
+        return []
+    table, why = {"law": name, **models.drawn}, f"law {name}: {found.message}"
+    return [Case(f"law-{name}-{seed}", law.requirement, "forward", "law", why, table)]
+
+
 def _plain(op: str, args: Any, keyword: Any) -> dict[str, Any]:
     """Flatten a call, its scalars as JSON has them: operation, arguments -> table."""
     table = table_of(op, args, keyword)
@@ -90,7 +105,7 @@ def _case(case: Case, id_: str) -> Case:
 
 
 def _sound(case: Case) -> bool:
-    """Tell whether two implementations agree on the answer: case -> bool."""
+    """Tell whether two implementations agree on the answer, or the law holds: case -> bool."""
     try:
         vectors.cross_check(case)
     except (InputError, ArithmeticError, ValueError):
@@ -132,7 +147,9 @@ def _read_case(op: str, table: dict[str, Any]) -> Case:
         table=given,
         answers=known.answers if known and table["result"] == "question" else {},
     )
-    if not case.is_question:
+    if case.rule == "law":
+        vectors.cross_check(case)
+    elif not case.is_question:
         _hold_to_oracle(case, table["expected"])
     return case
 

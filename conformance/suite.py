@@ -72,7 +72,7 @@ def guarded(results: Iterator[Result]) -> Iterator[Result]:
 def checks(engine: Engine, plan: Plan, seed: int) -> Iterator[Result]:
     """Run what a plan asks for: engine, plan, seed -> results."""
     if plan.vectors is not None:
-        yield from check_operations(engine, _asked(plan, read_cases(plan.vectors)))
+        yield from _repeated(engine, _asked(plan, read_cases(plan.vectors)))
         return
     if plan.profile == "wide" and plan.checkpoint is None:
         yield from check_operations(engine, _asked(plan, wide_cases(seed)))
@@ -83,6 +83,14 @@ def checks(engine: Engine, plan: Plan, seed: int) -> Iterator[Result]:
         yield from _laws(engine, plan, seed)
     if plan.levels & MODEL_LEVELS and _asks_model(plan):
         yield from (r for r in _model(engine, plan, seed) if plan.wants(r))
+
+
+def _repeated(engine: Engine, cases: list[Case]) -> Iterator[Result]:
+    yield from check_operations(engine, [c for c in cases if c.rule != "law"])
+    if drawn := [c for c in cases if c.rule == "law"]:
+        from conformance.checks.laws import repeat_laws  # needs Hypothesis
+
+        yield from repeat_laws(engine, drawn)
 
 
 def _asked(plan: Plan, cases: Iterable[Case]) -> list[Case]:

@@ -16,7 +16,7 @@ import numpy as np
 from conformance.compare import Precision
 from conformance.draw import Draw
 
-Rule = Literal["exact", "bound", "noise", "units", "route", "choice"]
+Rule = Literal["exact", "bound", "noise", "units", "route", "choice", "law"]
 MODULES = ("int4", "layers", "rope", "attention", "router", "experts")
 # arrays that keep their type whatever the engine's precision; the others follow it
 FIXED = ("angle_TZ", "inv_freq_Z", "scale_MG", "scale_UJ", "values_ML")
