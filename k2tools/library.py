@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 BATCH_DOCUMENTS, BATCH_CHARS = 200, 4 * 2**20  # of one transaction
 MAX_FILE_BYTES = 16 * 2**20  # of text; a larger file is data, and grep reads it
 MAX_PDF_BYTES = 64 * 2**20
+READERS = {"html": "readability", "pdf": "pypdf"}  # kind of file -> the module that reads it
 MAX_FILES = 1_000_000  # of one folder
 WALK_SHARE = 10  # walking the workspace takes at most one part in ten of the time
 
@@ -89,6 +91,8 @@ class Library:
                 for folder in self.folders:
                     if not self._stopped:
                         self._refresh(folder, report)
+            if unread := self.unread():
+                print(f"k2tools: not searched: {unread}; see k2tools doctor", file=sys.stderr)
         except ToolError as error:
             self.progress.failure = str(error)
         finally:
@@ -138,6 +142,16 @@ class Library:
             if id.startswith(folder.prefix):
                 return folder, id.removeprefix(folder.prefix)
         return self.folders[0], id
+
+    def unread(self) -> str:
+        """Count the files that nothing installed here reads: -> like "3 HTML, 1 PDF", or ""."""
+        missing = [kind for kind, module in READERS.items() if not find_spec(module)]
+        if not missing:
+            return ""
+        with updating():
+            ids = (id for folder in self.folders for id in self.index.stamps(folder.prefix))
+            kinds = Counter(map(kind_of, ids))
+        return ", ".join(f"{kinds[kind]} {kind.upper()}" for kind in missing if kinds[kind])
 
     def stop(self) -> None:
         """Let a running refresh end at the file at hand, which stays unread."""
@@ -250,7 +264,7 @@ def stamp_of(entry: Entry) -> str:
 @cache
 def means() -> str:
     """Name what files are read with, so that a new extra has them read again."""
-    found = [name for name in ("readability", "pypdf") if find_spec(name)]
+    found = [name for name in READERS.values() if find_spec(name)]
     return "+".join([str(VERSION), *found])
 
 

@@ -155,15 +155,16 @@ def nothing(library: Library, asked: Asked, offset: int) -> str:
     if offset:
         return f"no hits after the first {offset} for {shown(asked.text)}"
     documents, passages = library.index.size()
+    unread = f"; not read here: {found}, open says why" if (found := library.unread()) else ""
     if not documents:
-        return "no hits: the workspace and the corpora hold no documents"
+        return f"no hits: the workspace and the corpora hold no documents{unread}"
     text = f"no hits for {shown(asked.text, 200)} in {documents} documents ({passages} passages)"
     if asked.site or asked.since:
         filters = " and ".join(name for name in ("site", "since") if getattr(asked, name))
-        return f"{text} with this {filters}; search again without"
+        return f"{text} with this {filters}; search again without{unread}"
     if unknown := library.index.unknown(asked.query):
         text += f"; nowhere to be found: {', '.join(cut_line(word, 60) for word in unknown)}"
-    return text + "; use fewer or other words"
+    return text + "; use fewer or other words" + unread
 
 
 def hit(number: int, passage: Passage, query: Query) -> str:

@@ -255,6 +255,26 @@ async def test_a_relative_link_of_a_local_page_leads_to_its_neighbour(
         assert linked.startswith("site:table.md · lines 1-1 of 1\n1\tlimits here")
 
 
+@pytest.mark.anyio
+async def test_files_that_nothing_here_reads_are_counted_for_operator_and_model(
+    connect: Connect,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("a.pdf", "b.html", "c.htm"):
+        (settings.workspace / name).write_text("lake")
+    library_module.means()  # kept, and true beyond this test
+    monkeypatch.setattr(library_module, "find_spec", lambda _: None)
+    async with connect() as client:
+        answer = await text(client, "search", query="river")
+        assert "; not read here: 2 HTML, 1 PDF, open says why\n" in answer
+        (settings.workspace / "d.md").write_text("lake")
+        again = await text(client, "search", query="river")
+        assert "use fewer or other words; not read here: 2 HTML, 1 PDF, open says why" in again
+    assert "k2tools: not searched: 2 HTML, 1 PDF; see k2tools doctor" in capsys.readouterr().err
+
+
 def test_one_file_is_read_while_everything_else_still_is(library: Library, tmp_path: Path) -> None:
     (tmp_path / "ws" / "a.md").write_text("common")
     with library._refreshing:
