@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from k2ref import bench_native, bench_peers, bench_tables, oracle
@@ -24,6 +25,7 @@ from k2ref.errors import InputError
 PAUSE_S = 0.02  # longer than any of the libraries spins
 SECONDS = 600  # after which a process is given up
 OURS = ""
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 CHILD = """
 import os, sys
 from k2ref.bench_race import main
@@ -36,7 +38,7 @@ class Race(NamedTuple):
     """Who runs, on how many threads and how often; which weights, and how much memory is read.
 
     `experts`: instead of matrices as many feed-forward networks, from the columns of the shape to
-    its rows and back, all of them chosen.
+    its rows and back, all of them chosen. `activations`: float32, or values that bfloat16 holds.
     """
 
     peer: str
@@ -46,24 +48,25 @@ class Race(NamedTuple):
     matrices: int
     experts: bool
     read_bytes: int
+    activations: str = "float32"
 
 
 def one_token(turns: int, *, peers: bool, experts: bool = False) -> tuple[list[Row], list[str]]:
     """Let everybody run, in turns with memory: -> rows, and why the others did not."""
     entered = bench_peers.EXPERT_PEERS if experts else bench_peers.PEERS
-    names, skips = [OURS], []
+    runners, skips = [(OURS, "float32"), (OURS, "bfloat16")], []
     for peer in entered if peers else ():
         if lacking := bench_peers.missing(peer):
             skips.append(f"skipped {peer.name}: not installed: {', '.join(lacking)}")
         else:
-            names.append(peer.name)
+            runners.append((peer.name, "float32"))
     rows = []
     for shape in bench_tables.SHAPES[: 1 if experts else None]:
         for threads in sorted({1, os.cpu_count() or 1}):
-            for name in names:
+            for name, activations in runners:
                 count = bench_tables.K if experts else bench_tables.MATRICES
                 read_bytes = bench_tables.READ_BYTES
-                race = Race(name, threads, turns, shape, count, experts, read_bytes)
+                race = Race(name, threads, turns, shape, count, experts, read_bytes, activations)
                 try:
                     rows.append(apart(race))
                 except InputError as error:
@@ -110,6 +113,7 @@ def run_race(race: Race) -> Row:
         "read_gbps": median(reads),
         "ratio": median(a / b for a, b in zip(rates, reads, strict=True)),
         "rel_error": float(error),
+        "activations": race.activations,
         "peer": race.peer,
     }
 
@@ -121,7 +125,7 @@ def _matrices(kernels: Any, race: Race) -> Prepared:
     random = np.random.default_rng(1)
     M, L = race.shape
     weights = [draw_int4(random, M, L) for _ in range(race.matrices)]
-    x_1L = random.standard_normal((1, L), np.float32)
+    x_1L = _drawn(random, L, race.activations).astype(np.float32)
     right_1M = x_1L.astype(np.float64) @ oracle.dense(weights[0]).astype(np.float64).T
     nbytes = race.matrices * bench_tables.weight_bytes(weights[0])
 
@@ -137,13 +141,17 @@ def _matrices(kernels: Any, race: Race) -> Prepared:
     return products, x_1L, right_1M, nbytes
 
 
+def _drawn(random: np.random.Generator, columns: int, dtype: str) -> np.ndarray:
+    return random.standard_normal((1, columns), np.float32).astype(DTYPES[dtype])
+
+
 def _experts(kernels: Any, race: Race) -> Prepared:
     random = np.random.default_rng(1)
     F, D = race.shape
     shapes = ((F, D), (F, D), (D, F))
     drawn = [[draw_int4(random, *shape) for shape in shapes] for _ in range(race.matrices)]
     experts = [oracle.Expert(*weights) for weights in drawn]
-    x_1D = random.standard_normal((1, D), np.float32)
+    x_1D = _drawn(random, D, race.activations)
     chosen_1K = np.arange(race.matrices)[None]
     routing = oracle.Routing(chosen_1K, np.ones(chosen_1K.shape, np.float32))
     right_1D = oracle.moe(x_1D.astype(np.float64), routing, experts)

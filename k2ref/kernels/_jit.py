@@ -22,6 +22,7 @@ THREADED_BYTES = 1 << 20  # below, a core is through before another one has woke
 _settings: Any = numba.config  # its names are made at run time
 COMPILED = not _settings.DISABLE_JIT
 kernel = numba.njit(**_POLICY)
+inlined = numba.njit(inline="always", **_POLICY)
 prange = numba.prange
 
 lanes = importlib.import_module("k2ref.kernels._lanes_llvm" if COMPILED else "k2ref.kernels._lanes")

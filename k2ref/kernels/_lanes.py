@@ -8,6 +8,7 @@ Compiled sums may fuse a product with its addition into one rounding.
 import numpy as np
 
 LANES = 16
+PAIRS = True  # whether the processor multiplies pairs of bfloat16
 
 
 def zeros(count):
@@ -49,6 +50,18 @@ def fetch(a, row, column, cache):
 def codes(words, n):
     """Read nibble n of each word as a code -8 … 7: words, n -> vectors."""
     return ((words >> np.uint32(4 * n)) & np.uint32(15)).astype(np.float32) - np.float32(8)
+
+
+def code_pairs(words, n):
+    """Read nibbles n and n + 4 as codes, a pair of bfloat16 bits to a lane: words, n -> words."""
+    low, high = (codes(words, i).view(np.uint32) for i in (n, n + 4))
+    return high | low >> np.uint32(16)
+
+
+def fused_pairs(a, b, c):
+    """Multiply pairs of bfloat16 and add both, one `b` for all: a, b, c -> a · b + c."""
+    upper = c + _upper(a) * _upper(b)
+    return upper + _lower(a) * _lower(b)
 
 
 def splat(a, row, column, count):
@@ -113,6 +126,14 @@ def _totals(vectors):
 
 def _bfloat16(bits):
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _upper(words):
+    return (words & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def _lower(words):
+    return (words << np.uint32(16)).view(np.float32)
 
 
 def _e4m3(bits):

@@ -4,16 +4,17 @@ A value is an LLVM array of `count` vectors; every loop over `count` below runs 
 LLVM splits the vectors where registers are narrower than 16 lanes. One instruction depends on the
 processor: with AVX-512 a nibble becomes a number through a table of 16 entries held in a register
 (the instruction looks at the low four bits only, which saves the mask); elsewhere its bits are laid
-into the significand of 2^23, from which 2^23 + 8 is taken.
+into the significand of 2^23, from which 2^23 + 8 is taken. Pairs exist with AVX512_BF16 only.
 """
 
 import math
 import struct
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.core.errors import RequireLiteralValue
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
 LANES = 16
@@ -35,6 +36,7 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(manager, lanes, ir.ArrayType(ir.VectorType(element, LANES), lanes.count))
 
 
+_HALVES = ir.VectorType(ir.IntType(16), 2 * LANES)
 _FLOATS, _WORDS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(_I32, LANES)
 
 
@@ -90,12 +92,14 @@ def _bfloat16(builder: Any, bits: Any) -> Any:
 
 
 def _e4m3(builder: Any, bits: Any) -> Any:
-    """Emit sign, exponent and significand in their places, then 2^120: biases are 127 and 7."""
+    """Emit sign, exponent and significand as those of float16, then 2^8: biases are 15 and 7."""
+    halves = ir.VectorType(ir.IntType(16), LANES)
     seven = _splat(bits.type, 127)
     none = builder.icmp_unsigned("==", builder.and_(bits, seven), seven)
-    laid = builder.shl(builder.sext(bits, _WORDS), _splat(_WORDS, 20))
-    laid = builder.and_(laid, _splat(_WORDS, 0x87FFFFFF))
-    values = builder.fmul(builder.bitcast(laid, _FLOATS), _splat(_FLOATS, 2.0**120))
+    laid = builder.shl(builder.sext(bits, halves), _splat(halves, 7))
+    laid = builder.and_(laid, _splat(halves, 0xBFFF))
+    float16 = builder.bitcast(laid, ir.VectorType(ir.HalfType(), LANES))
+    values = builder.fmul(builder.fpext(float16, _FLOATS), _splat(_FLOATS, 2.0**8))
     return builder.select(none, _splat(_FLOATS, math.nan), values)
 
 
@@ -211,8 +215,14 @@ def fetch(typing, a, row, column, cache):
     return types.none(a, row, column, cache), emit
 
 
-def _has_table(context: Any) -> bool:
-    return "+avx512f" in context.codegen().magic_tuple()[2]
+def _has(feature: str) -> bool:
+    features: str = cpu_target.target_context.codegen().magic_tuple()[2]
+    return f"+{feature}" in features.split(",")
+
+
+PAIRS = _has("avx512bf16")
+if PAIRS:
+    binding.initialize_native_asmparser()  # for the one instruction given by its name
 
 
 def _table_lookup(builder: Any, shifted: Any) -> Any:
@@ -233,13 +243,54 @@ def codes(typing, words, n):
     """Read nibble n of each word as a code -8 … 7: words, n -> vectors."""
 
     def emit(context, builder, signature, args):
-        to_code = _table_lookup if _has_table(context) else _significand
+        to_code = _table_lookup if _has("avx512f") else _significand
         bits = builder.shl(builder.trunc(args[1], _I32), ir.Constant(_I32, 2))
         by = _fan(builder, bits, _WORDS)
         parts = _parts(builder, args[0])
         return _gather(builder, [to_code(builder, builder.lshr(word, by)) for word in parts])
 
     return _floats(words.count)(words, n), emit
+
+
+def _pair_table() -> ir.Constant:
+    """Give the codes as bfloat16 twice over: the instruction looks at five bits, one too many."""
+    halves = [struct.unpack("<2H", struct.pack("<f", code))[1] for code in range(-8, 8)]
+    return ir.Constant(_HALVES, 2 * halves)
+
+
+@intrinsic
+def code_pairs(typing, words, n):
+    """Read nibbles n and n + 4 as codes, a pair of bfloat16 bits to a lane: words, n -> words."""
+
+    def emit(context, builder, signature, args):
+        signature = ir.FunctionType(_HALVES, [_HALVES] * 2)
+        name = "llvm.x86.avx512.permvar.hi.512"
+        call = cgutils.get_or_insert_function(builder.module, signature, name)
+        bits = builder.shl(builder.trunc(args[1], _I32), ir.Constant(_I32, 2))
+        by = _fan(builder, bits, _WORDS)
+        shifted = [builder.lshr(word, by) for word in _parts(builder, args[0])]
+        indices = [builder.bitcast(word, _HALVES) for word in shifted]
+        pairs = [builder.call(call, [_pair_table(), index]) for index in indices]
+        return _gather(builder, [builder.bitcast(pair, _WORDS) for pair in pairs])
+
+    return words(words, n), emit
+
+
+@intrinsic
+def fused_pairs(typing, a, b, c):
+    """Multiply pairs of bfloat16 and add both, one `b` for all: a, b, c -> a · b + c."""
+
+    def emit(context, builder, signature, args):
+        assembly = ir.InlineAsm(
+            ir.FunctionType(_FLOATS, [_FLOATS, _WORDS, _WORDS]),
+            "vdpbf16ps $3, $2, $0",
+            "=v,0,v,v",
+        )
+        left, (right,), third = (_parts(builder, arg) for arg in args)
+        pairs = zip(left, third, strict=True)
+        return _gather(builder, [builder.call(assembly, [z, x, right]) for x, z in pairs])
+
+    return c(a, b, c), emit
 
 
 @intrinsic

@@ -8,19 +8,22 @@ vector of 16 words holds 128 columns, nibble n of them the columns n, n + 8, n +
 are laid out in that order first, so that no code is ever moved to another lane.
 
 One token: the codes of a group are multiplied and added as they are, the scale comes afterwards.
-Lines are asked for ahead of use, one after another as they lie in memory: into the first-level
-cache where the activations leave room, else further ahead into the second. Several tokens: a scaled
-weight is used for up to 12 of them while it is in a register, and a panel of rows stays in the
-cache for all tokens. Group sizes that are no multiple of 32, rounded weights and scales beyond
-bfloat16 take the plain path. A code times an activation must not overflow float32.
+Activations that bfloat16 holds, the model's own, are multiplied two to a lane where the processor
+can (AVX512_BF16): products are exact, sums float32, nothing is lost by it. Lines are asked for
+ahead of use, one after another as they lie in memory: into the first-level cache where the
+activations leave room, else further ahead into the second. Several tokens: a scaled weight is used
+for up to 12 of them while it is in a register, and a panel of rows stays in the cache for all
+tokens. Group sizes that are no multiple of 32, rounded weights and scales beyond bfloat16 take the
+plain path. A code times an activation must not overflow float32.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
 from k2ref.kernels import _arrays
-from k2ref.kernels._jit import kernel, lanes, prange, threaded
+from k2ref.kernels._jit import inlined, kernel, lanes, prange, threaded
 from k2ref.kernels.layers import TOKENS, linear, tile_width
 
 Dequant = Literal["exact", "bf16"]
@@ -29,7 +32,7 @@ ROWS = 4  # rows that share a load of the activations of one token
 PAIR = 2  # rows that share a load of the activations of several
 PANEL = 128  # rows that stay in the second-level cache while tokens pass
 CHUNK = 128  # columns in a vector of 16 words
-SHORT = 16384  # bytes of activations that leave room in the first-level cache for what comes next
+SHORT = 8192  # bytes of activations that leave room in the first-level cache for what comes next
 
 
 def int4_linear(
@@ -102,14 +105,44 @@ def _chunks(x_TL: np.ndarray, words_MP: np.ndarray, bits_MG: np.ndarray) -> np.n
     words_MP, bits_MG = _arrays.read_only(words_MP), _arrays.read_only(bits_MG)
     if T == 1:
         out_TM = np.empty((1, M), np.float32)
-        one_token = _NEAR if x_TL.nbytes <= SHORT else _FAR
-        one_token(_arranged(x_TL, 1)[0], words_MP, bits_MG, out_TM)
+        x, one_token = _prepared(x_TL)
+        one_token[x.nbytes <= SHORT](x, words_MP, bits_MG, out_TM)
         return out_TM
     width = tile_width(T)
     tiles = _arranged(x_TL, width)
     out_MT = np.empty((M, len(tiles) * width), np.float32)
     _MANY[width](tiles, words_MP, bits_MG, out_MT)
     return out_MT.T[:T]
+
+
+def _prepared(x_1L: np.ndarray) -> tuple[np.ndarray, dict[bool, Callable[..., None]]]:
+    """Lay out one token as its product wants it: x_1L -> x, kernels by whether x is short."""
+    if lanes.PAIRS:
+        pairs, exact = _paired(x_1L.view(np.uint32)[0])
+        if exact:
+            return pairs, _PAIRWISE
+    return _arranged(x_1L, 1)[0], _SINGLY
+
+
+@kernel
+def _paired(bits):
+    """Put columns n and n + 4 of a word side by side, in the order of nibbles: bits -> pairs, ok.
+
+    Not if bfloat16 cannot hold them, nor if one is not finite or lies below 2^-100: the instruction
+    takes what is below 2^-126 for zero, which no sum of codes times the others is, unless it is 0.
+    """
+    pairs = np.empty((1, len(bits) // 2), np.uint32)
+    wrong = np.uint32(0)
+    for i in range(len(bits)):
+        exponent = (bits[i] >> np.uint32(23)) & np.uint32(255)
+        small = exponent < np.uint32(27) and bits[i] & np.uint32(0x7FFFFFFF) != np.uint32(0)
+        wrong |= (bits[i] & np.uint32(0xFFFF)) | np.uint32(small or exponent == np.uint32(255))
+    for chunk in range(len(bits) // CHUNK):
+        for n in range(4):
+            for lane in range(16):
+                low = CHUNK * chunk + 8 * lane + n
+                pairs[0, 64 * chunk + 16 * n + lane] = bits[low + 4] | bits[low] >> np.uint32(16)
+    return pairs, wrong == 0
 
 
 @kernel
@@ -126,8 +159,26 @@ def _arranged(x_TL, width):
     return tiles.reshape(-(-T // width), L * width)
 
 
-def _one_token(cache, ahead_bytes):
-    """Compile the product for one token: a cache, how far to read into it ahead -> kernel."""
+@inlined
+def _one_by_one(words, x, k):
+    dot = lanes.zeros(ROWS)
+    for n in range(8):
+        x_n = lanes.load(x, CHUNK * k + 16 * n, 1)
+        dot = lanes.fused(lanes.codes(words, n), x_n, dot)
+    return dot
+
+
+@inlined
+def _two_by_two(words, x, k):
+    dot = lanes.zeros(ROWS)
+    for n in range(4):
+        x_n = lanes.load_rows(x, 0, CHUNK // 2 * k + 16 * n, 1)
+        dot = lanes.fused_pairs(lanes.code_pairs(words, n), x_n, dot)
+    return dot
+
+
+def _one_token(pairs, cache, ahead_bytes):
+    """Compile the product for one token: how, a cache, how far to read into it ahead -> kernel."""
 
     @threaded
     def one_token(x, words_MP, bits_MG, out_TM):
@@ -142,17 +193,16 @@ def _one_token(cache, ahead_bytes):
                 if k % 2 == 0:
                     lanes.fetch(bits_MG, row + ahead, 16 * k, cache)
                 words = lanes.load_rows(words_MP, row, 16 * k, ROWS)
-                dot = lanes.zeros(ROWS)
-                for n in range(8):
-                    x_n = lanes.load(x, CHUNK * k + 16 * n, 1)
-                    dot = lanes.fused(lanes.codes(words, n), x_n, dot)
+                dot = _two_by_two(words, x, k) if pairs else _one_by_one(words, x, k)
                 total = lanes.fused(dot, lanes.load_scales(bits_MG, row, 4 * k, ROWS), total)
             lanes.store_totals(total, out_TM, 0, row, 1)
 
     return one_token
 
 
-_NEAR, _FAR = _one_token(1, 0), _one_token(2, 32768)
+_SINGLY, _PAIRWISE = (
+    {True: _one_token(pairs, 1, 0), False: _one_token(pairs, 2, 32768)} for pairs in (False, True)
+)
 
 
 def _many(tokens):

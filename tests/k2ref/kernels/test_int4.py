@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from k2ref import kernels, oracle
+from k2ref.kernels import int4
 from tests.k2ref.kernels.bounds import product_agrees
 from tests.strategies import seeds
 
@@ -45,16 +46,50 @@ kinds = st.sampled_from(["normal", "denormal", "huge", "outlier", "one-hot"])
     exponent=st.integers(-30, 30),
     codes=st.sampled_from(["any", "any", "-8", "0", "7"]),
     kind=kinds,
+    narrow=st.booleans(),
 )
-@example(seed=0, T=1, M=1, L=1, group=32, exponent=0, codes="any", kind="normal")
-@example(seed=0, T=1, M=5, L=128, group=32, exponent=0, codes="0", kind="outlier")
-@example(seed=0, T=2, M=5, L=256, group=32, exponent=-30, codes="any", kind="denormal")
-@example(seed=0, T=1, M=5, L=129, group=32, exponent=30, codes="any", kind="huge")
-def test_a_product_is_within_the_bound(seed, T, M, L, group, exponent, codes, kind) -> None:
+@example(seed=0, T=1, M=1, L=1, group=32, exponent=0, codes="any", kind="normal", narrow=False)
+@example(seed=0, T=1, M=5, L=128, group=32, exponent=0, codes="0", kind="outlier", narrow=False)
+@example(
+    seed=0, T=2, M=5, L=256, group=32, exponent=-30, codes="any", kind="denormal", narrow=False
+)
+@example(seed=0, T=1, M=4, L=128, group=32, exponent=0, codes="any", kind="denormal", narrow=True)
+@example(seed=0, T=1, M=9, L=300, group=64, exponent=9, codes="any", kind="outlier", narrow=True)
+@example(seed=0, T=1, M=5, L=129, group=32, exponent=30, codes="any", kind="huge", narrow=False)
+def test_a_product_is_within_the_bound(seed, T, M, L, group, exponent, codes, kind, narrow) -> None:
     packed_MP, scale_MG = matrix(seed, M, L, group, exponent=exponent, codes=codes)
     x_TL = activations(seed, T, L, kind)
+    if narrow:
+        x_TL = x_TL.astype(BFLOAT16).astype(np.float32)
     out_TM = kernels.int4_linear(x_TL, packed_MP, scale_MG, group_size=group)
     product_agrees(out_TM, x_TL, oracle.int4_dequantize(packed_MP, scale_MG, L, group_size=group))
+
+
+@pytest.mark.parametrize(
+    ("value", "pairs"),
+    [
+        *((value, True) for value in (1.0, 0.0, -0.0, 2.0**-100, -3.0, 2.0**127)),
+        *((value, False) for value in (1 + 2.0**-8, 2.0**-101, 2.0**-140, np.inf, np.nan)),
+    ],
+)
+def test_pairs_are_for_values_that_bfloat16_holds(monkeypatch, value: float, pairs: bool) -> None:
+    monkeypatch.setattr(int4.lanes, "PAIRS", True)
+    x_1L = np.ones((1, 128), np.float32)
+    x_1L[0, 77] = value
+    x, _ = int4._prepared(x_1L)
+    assert (x.dtype == np.uint32) == pairs
+    if pairs:  # column 77 = 8 · 9 + 5 is the upper of nibbles 1 and 5 in word 9
+        assert (x[0, 16 * 1 + 9] & np.uint32(0xFFFF0000)).view(np.float32) == np.float32(value)
+    monkeypatch.setattr(int4.lanes, "PAIRS", False)
+    assert int4._prepared(x_1L)[0].dtype == np.float32
+
+
+def test_a_difference_below_the_normal_numbers_is_not_lost() -> None:
+    packed_MP = oracle.int4_pack(np.array([[1, -1] + [0] * 126] * 4))
+    x_1L = np.zeros((1, 128), np.float32)
+    x_1L[0, :2] = 1.5 * 2.0**-126, 2.0**-126
+    out_1M = kernels.int4_linear(x_1L, packed_MP, np.ones((4, 4), np.float32))
+    assert out_1M.tolist() == [[2.0**-127] * 4]
 
 
 @pytest.mark.parametrize("T", [1, 2, 4, 6, 8, 10, 12, 25])

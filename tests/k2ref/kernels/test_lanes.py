@@ -19,6 +19,14 @@ def read_words(words, row, column, n, out):
 
 
 @kernel
+def read_pairs(words, x, n, c, out):
+    pairs = lanes.code_pairs(lanes.load_rows(words, 0, 0, 2), n)
+    lanes.store(
+        lanes.fused_pairs(pairs, lanes.load_rows(x, 0, 0, 1), lanes.load(c, 0, 2)), out, 0, 0
+    )
+
+
+@kernel
 def read_rows(a, row, column, out):
     lanes.fetch(a, row + 9, column, 1)
     lanes.store(lanes.load_rows(a, row, column, 2), out, 0, 0)
@@ -68,7 +76,7 @@ def test_a_nibble_is_a_code_least_significant_first() -> None:
 def test_bits_in_a_significand_give_the_same_codes_as_the_table(monkeypatch) -> None:
     from k2ref.kernels import _lanes_llvm
 
-    monkeypatch.setattr(_lanes_llvm, "_has_table", lambda context: False)
+    monkeypatch.setattr(_lanes_llvm, "_has", lambda feature: False)
     words = np.random.default_rng(1).integers(0, 2**32, (2, 16), np.uint32)
     out = np.empty((1, 32), np.float32)
     fresh = kernel(
@@ -77,6 +85,22 @@ def test_bits_in_a_significand_give_the_same_codes_as_the_table(monkeypatch) -> 
     for n in range(8):
         fresh(words, n, out)
         np.testing.assert_array_equal(out[0].reshape(2, 16), _lanes.codes(words, n))
+
+
+@pytest.mark.skipif(not lanes.PAIRS, reason="the processor multiplies no pairs of bfloat16")
+@given(seed=seeds, n=st.integers(0, 3))
+def test_pairs_are_multiplied_in_float32(seed, n) -> None:
+    random = np.random.default_rng(seed)
+    words, x = random.integers(0, 2**32, (2, 16), np.uint32), normal(seed, 32).astype(np.float32)
+    bits = x.view(np.uint32) & np.uint32(0xFFFF0000)
+    pairs = (bits[16:] | bits[:16] >> 16).reshape(1, 16)
+    c, out = normal(seed + 1, 32).astype(np.float32), np.empty((1, 32), np.float32)
+    read_pairs(words, pairs, n, c, out)
+    low, high = (_lanes.codes(words, i).astype(np.float64) for i in (n, n + 4))
+    x_low, x_high = bits.view(np.float32).astype(np.float64).reshape(2, 16)
+    expected = c.reshape(2, 16) + low * x_low + high * x_high
+    size = np.abs(c.reshape(2, 16)) + np.abs(low * x_low) + np.abs(high * x_high)
+    assert (np.abs(out.reshape(2, 16) - expected) <= 3 * UNIT * size).all()
 
 
 @compiled
