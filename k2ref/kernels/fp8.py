@@ -77,9 +77,10 @@ def _one_token(x, bytes_ML, scale_JM, columns, out_TM):
         row = min(block * ROWS, M - ROWS)  # the last block repeats rows of the one before
         total = lanes.zeros(ROWS)
         for j in range(-(-L // columns)):
-            scale = lanes.splat(scale_JM, j, row, ROWS)
+            dot = lanes.zeros(ROWS)
             for i in range(j * columns, min((j + 1) * columns, L), 16):
                 lanes.fetch(bytes_ML, row + ahead, ROWS * i, 2)
-                w = lanes.product(lanes.load_rows(bytes_ML, row, i, ROWS), scale)
-                total = lanes.fused(w, lanes.load(x, i, 1), total)
+                w = lanes.load_rows(bytes_ML, row, i, ROWS)
+                dot = lanes.fused(w, lanes.load(x, i, 1), dot)
+            total = lanes.fused(dot, lanes.splat(scale_JM, j, row, ROWS), total)
         lanes.store_totals(total, out_TM, 0, row, 1)
