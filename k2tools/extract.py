@@ -39,6 +39,10 @@ _DATES = (
 )
 
 
+class Unreadable(Exception):
+    """A document has no text to give, for a reason in words."""
+
+
 def html(data: bytes, url: str, charset: str) -> dict[str, Any]:
     """Extract the content of a page: bytes, its address, stated encoding -> title, date, lines."""
     import lxml.html
@@ -176,13 +180,15 @@ def pdf(data: bytes, url: str, charset: str) -> dict[str, Any]:
 
     reader = PdfReader(io.BytesIO(data))
     if reader.is_encrypted and not reader.decrypt(""):
-        raise ValueError("it is encrypted")
+        raise Unreadable("it is encrypted")
     lines: list[str] = []
     for number, page in enumerate(reader.pages[:MAX_PAGES], 1):
         text = page.extract_text().strip("\n")
         lines += [f"--- page {number} ---", *(line.rstrip() for line in text.split("\n"))]
-    if not any(line and not line.startswith("--- page") for line in lines):
-        raise ValueError("it holds no text, only images")
+    if len(reader.pages) > MAX_PAGES:
+        lines.append(f"--- {len(reader.pages) - MAX_PAGES} more pages are left out ---")
+    if not any(line and not line.startswith("---") for line in lines):
+        raise Unreadable("it holds no text, only images")
     meta = reader.metadata
     with contextlib.suppress(Exception):  # metadata of any shape is met in the wild
         created = meta.creation_date if meta else None
@@ -203,6 +209,8 @@ def answer(request: dict[str, Any], data: bytes) -> dict[str, Any]:
         found = extract(data, request["url"], request["charset"])
     except ImportError as error:
         return {"missing": error.name or str(error)}
+    except Unreadable as error:
+        return {"error": str(error)}
     except MemoryError:
         return {"error": "it needs more memory than the limit"}
     except RecursionError:
@@ -213,6 +221,7 @@ def answer(request: dict[str, Any], data: bytes) -> dict[str, Any]:
     for line in found["lines"]:
         used += len(line) + 1
         if used > MAX_CHARS:
+            kept.append(f"--- the rest is left out: it passes {MAX_CHARS} characters ---")
             break
         kept.append(line.replace("\0", "").encode("utf-8", "replace").decode())
     return found | {"lines": kept}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from k2tools import extract
 from k2tools.documents import Extractor
 from k2tools.results import ToolError
 
@@ -210,8 +211,17 @@ class TestPdf:
         ]
 
     def test_a_page_without_text_is_said_to_be_one(self, extractor: Extractor) -> None:
-        with pytest.raises(ToolError, match="no text, only images"):
+        with pytest.raises(ToolError, match="cannot be read: it holds no text, only images"):
             extractor("pdf", pdf(""))
+
+    def test_what_a_limit_leaves_out_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        request = {"kind": "pdf", "url": "", "charset": ""}
+        monkeypatch.setattr(extract, "MAX_PAGES", 1)
+        pages = extract.answer(request, pdf("One", "Two", "Three"))["lines"]
+        assert pages == ["--- page 1 ---", "One", "--- 2 more pages are left out ---"]
+        monkeypatch.setattr(extract, "MAX_CHARS", 16)
+        cut = extract.answer(request, pdf("A line that is too long"))["lines"]
+        assert cut == ["--- page 1 ---", "--- the rest is left out: it passes 16 characters ---"]
 
 
 def test_front_matter_tells_title_date_and_address(extractor: Extractor) -> None:
