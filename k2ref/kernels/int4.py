@@ -47,7 +47,7 @@ def int4_linear(
     x = _arrays.activations(x_TL)
     packed_MP, scale_MG = _cut(packed_MP, scale_MG, x.shape[1], group_size)
     bits_MG = None if group_size % 32 or dequant == "bf16" else _arrays.scale_bits(scale_MG)
-    if bits_MG is None or len(x) == 0 or len(packed_MP) == 0:
+    if bits_MG is None or 0 in (*x.shape, len(packed_MP)):
         out_TM = _plain(x, packed_MP, scale_MG, group_size, dequant)
     else:
         if group_size > 32:
@@ -90,19 +90,17 @@ def _packed(x_TL: np.ndarray, words_MP: np.ndarray, bits_MG: np.ndarray) -> np.n
     whole = P - P % _arrays.WIDTH
     if x_TL.shape[1] % CHUNK:
         x_TL = _arrays.columns_from(x_TL, 0, -(-P // _arrays.WIDTH) * CHUNK)
-    out_TM = np.zeros((len(x_TL), len(words_MP)), np.float32)
-    if whole:
-        out_TM = _chunks(x_TL[:, : 8 * whole], words_MP, bits_MG)
+    parts = [_chunks(x_TL[:, : 8 * whole], words_MP, bits_MG)] if whole else []
     if whole < P:
         rest_MP = _arrays.columns_from(words_MP, whole, _arrays.WIDTH)
         rest_MG = _arrays.columns_from(bits_MG, whole // 4, CHUNK // 32)
-        out_TM = out_TM + _chunks(x_TL[:, 8 * whole :], rest_MP, rest_MG)
-    return out_TM[:, :M]
+        parts.append(_chunks(x_TL[:, 8 * whole :], rest_MP, rest_MG))
+    return sum(parts[1:], start=parts[0])[:, :M]
 
 
 def _chunks(x_TL: np.ndarray, words_MP: np.ndarray, bits_MG: np.ndarray) -> np.ndarray:
+    """Multiply by read-only words and scales of whole chunks: x_TL, words_MP, bits_MG -> out_TM."""
     T, M = len(x_TL), len(words_MP)
-    words_MP, bits_MG = _arrays.read_only(words_MP), _arrays.read_only(bits_MG)
     if T == 1:
         out_TM = np.empty((1, M), np.float32)
         x, one_token = _prepared(x_TL)

@@ -135,11 +135,12 @@ def test_dequantised_weights_are_the_oracles_bit_by_bit(seed, M, L, exponent) ->
         np.testing.assert_array_equal(found, expected)
 
 
-def test_no_token_or_no_row_gives_an_empty_product() -> None:
+def test_no_token_row_or_column_gives_nothing() -> None:
     packed_MP, scale_MG = matrix(1, 3, 64, 32)
     assert kernels.int4_linear(np.empty((0, 64), np.float32), packed_MP, scale_MG).shape == (0, 3)
     x_TL = np.ones((2, 64), np.float32)
     assert kernels.int4_linear(x_TL, packed_MP[:0], scale_MG[:0]).shape == (2, 0)
+    assert not kernels.int4_linear(x_TL[:, :0], packed_MP, scale_MG).any()
 
 
 def test_a_row_of_another_matrix_never_leaks_in() -> None:
