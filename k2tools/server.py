@@ -4,13 +4,14 @@ Both eras of the wire (2025 with `initialize`, 2026-07-28 without) are served by
 Every answer is one text block; nothing is structured, so every client shows the model the same.
 """
 
-import io
 import json
+import os
 import platform
 import re
+import stat
 import tarfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -194,11 +195,18 @@ def _begin(folder: Path, settings: Settings, workspace: Workspace) -> None:
     if settings.snapshot:
         with tarfile.open(folder / "workspace.tar", "w") as archive:
             for entry in workspace.files():
-                file = workspace.read(entry.path, settings.max_read_bytes)
-                member = tarfile.TarInfo(entry.path)
-                member.size, member.mode = len(file.data), file.mode
-                member.mtime = entry.mtime_ns // 10**9
-                archive.addfile(member, io.BytesIO(file.data))
+                with suppress(ToolError):  # what is closed to the server no call can read either
+                    _archive(workspace, entry.path, archive)
+
+
+def _archive(workspace: Workspace, path: str, archive: tarfile.TarFile) -> None:
+    """Add one file of the workspace, whatever its size."""
+    with os.fdopen(workspace.open(path), "rb") as handle:
+        status = os.fstat(handle.fileno())
+        member = tarfile.TarInfo(path)
+        member.size, member.mode = status.st_size, stat.S_IMODE(status.st_mode)
+        member.mtime = status.st_mtime_ns // 10**9
+        archive.addfile(member, handle)
 
 
 def _version() -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -20,7 +21,7 @@ from k2tools.doctor import report
 from k2tools.replay import _settings, replay
 from k2tools.runlog import RunLog
 from k2tools.settings import Settings
-from tests.k2tools.conftest import text
+from tests.k2tools.conftest import Connect, text
 
 ROOT = Path(__file__).parents[2]
 
@@ -203,6 +204,22 @@ async def test_a_run_served_over_stdio_can_be_shown_and_replayed_byte_for_byte(
     assert "4 calls, chain verified" in shown
     assert "r4  error  read_file" in shown
     assert "two\\x1b[2J" in shown
+
+
+@pytest.mark.anyio
+async def test_a_snapshot_takes_files_larger_than_a_tool_reads_and_passes_over_closed_ones(
+    connect: Connect, settings: Settings
+) -> None:
+    (settings.workspace / "large").write_bytes(b"x" * 1_000)
+    (settings.workspace / "closed").write_bytes(b"x")
+    (settings.workspace / "closed").chmod(0)
+    kept = replace(settings, snapshot=True, max_read_bytes=100, run="one")
+    async with connect(kept) as client:
+        assert "closed\t1\nlarge\t1000" in await text(client, "list_files")
+    with tarfile.open(settings.state / "runs" / "one" / "workspace.tar") as archive:
+        sizes = {member.name: member.size for member in archive}
+    assert sizes.pop("closed", 1) == 1  # root reads it
+    assert sizes == {"large": 1_000}
 
 
 @pytest.mark.anyio
