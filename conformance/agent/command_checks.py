@@ -7,6 +7,7 @@ from pathlib import Path
 from conformance.agent import workbench
 from conformance.agent.command_runs import model_of
 from conformance.results import Result
+from k2ref.errors import InputError
 
 
 def run_calibrate(given: argparse.Namespace) -> int:
@@ -40,6 +41,8 @@ def _print_checks(checks: list[Result]) -> int:
 def run_server(given: argparse.Namespace) -> int:
     from conformance.agent import server_checks
 
+    if workbench.is_url(given.server):
+        raise InputError("the checks give a server its world: give a command with {world}, no URL")
     return _print_checks(server_checks.check(given.server, given.n))
 
 

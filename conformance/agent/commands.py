@@ -113,7 +113,8 @@ def _add_checks(command: Adder) -> None:
 
 
 SERVER_HELP = (
-    "k2tools | small | URL of a server of OUT/world | a command with {world}, {state} and {run}"
+    "k2tools | k2tools:http | small | URL of a server of OUT/world | "
+    "a command with {world}, {state} and {run}"
 )
 
 

@@ -8,10 +8,9 @@ asks for the answer of the same call.
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 import anyio
@@ -27,12 +26,12 @@ TIMEOUT_S = 60.0
 MEMORY, KEY, FATE = "io.k2tools/memory", "io.k2tools/key", "io.k2tools/fate"  # in _meta
 
 
-def server_of(target: str, *, cwd: Path | None = None) -> Any:
+def server_of(target: str, *, environment: Mapping[str, str] | None = None) -> Any:
     """Read a server given on the command line: a URL, or the command of a stdio server."""
     if target.startswith(("http://", "https://")):
         return target
     command, *args = shlex.split(target)
-    return StdioServerParameters(command=command, args=args, cwd=cwd)
+    return StdioServerParameters(command=command, args=args, env=dict(environment or {}))
 
 
 @dataclass

@@ -10,49 +10,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from conformance.agent import expressions
 from conformance.agent.server_log import LogWriter
+from conformance.agent.smallschemas import EDIT_FILE, Refusal, Schema, check, declared
 from conformance.agent.tasks import read_world
 from conformance.agent.toolbox import Result, Tool, ToolCall
 
 CAP_CHARS = 4_000
-Schema = dict[str, Any]
-
-
-class Refusal(Exception):
-    """An error that the model reads."""
-
-
-def _schema(required: dict[str, str], optional: dict[str, Any] | None = None) -> Schema:
-    kinds = {str: "string", int: "integer", bool: "boolean"}
-    properties: Schema = {
-        name: {"type": "string", "description": text} for name, text in required.items()
-    }
-    for name, default in (optional or {}).items():
-        properties[name] = {"type": kinds[type(default)], "default": default}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(required),
-        "additionalProperties": False,
-    }
-
-
-EDIT = {
-    "type": "object",
-    "properties": {
-        "old": {"type": "string", "description": "Exact text."},
-        "new": {"type": "string", "description": "Replacement."},
-        "count": {"type": "integer", "default": 1, "minimum": 1},
-    },
-    "required": ["old", "new"],
-    "additionalProperties": False,
-}
-EDIT_FILE = _schema({"path": "Relative to the workspace."})
-EDIT_FILE["properties"]["edits"] = {"type": "array", "items": EDIT, "minItems": 1}
-EDIT_FILE["required"].append("edits")
 
 
 @dataclass
@@ -63,6 +30,7 @@ class SmallTools:
     log: LogWriter | None = None
     keyed: bool = False  # whether the log remembers keys
     results: list[str] = field(default_factory=list)
+    _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
         if self.log is not None:  # a restart keeps its refs
@@ -73,7 +41,8 @@ class SmallTools:
         return [Tool(name, text, schema, reads, memory) for name, text, schema, reads, _ in TOOLS]
 
     def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
-        return [self._again(call) or self._one(call) for call in calls]
+        with self._lock:
+            return [self._again(call) or self._one(call) for call in calls]
 
     def _again(self, call: ToolCall) -> Result | None:
         """Answer a call whose key is known; note a new one."""
@@ -94,7 +63,7 @@ class SmallTools:
         try:
             if call.name not in functions:
                 raise Refusal(f"unknown tool {call.name!r}; tools: {', '.join(functions)}")
-            _check(call.args, schemas[call.name])
+            check(call.args, schemas[call.name])
             text, error = functions[call.name](self, **call.args), False
         except Refusal as refusal:
             text, error = str(refusal), True
@@ -139,28 +108,6 @@ class SmallTools:
         return self.results[int(ref[1]) - 1]
 
 
-def _check(args: dict[str, Any], schema: Schema) -> None:
-    """Refuse unknown, missing and mistyped arguments."""
-    types = {"string": str, "integer": int, "boolean": bool, "array": list}
-    properties = schema["properties"]
-    example = {name: _sample(properties[name]) for name in schema["required"]}
-    for name, value in args.items():
-        if name not in properties:
-            raise Refusal(
-                f"unknown argument {name!r}; known: {list(properties)}; example: {example}"
-            )
-        wanted = properties[name]["type"]
-        if not isinstance(value, types[wanted]) or (wanted == "integer" and value is True):
-            raise Refusal(f"{name} must be {wanted}, got {value!r}; example: {example}")
-    missing = [name for name in schema["required"] if name not in args]
-    if missing:
-        raise Refusal(f"missing argument {missing[0]!r}; example: {example}")
-
-
-def _sample(schema: Schema) -> Any:
-    return [{"old": "a", "new": "b"}] if schema["type"] == "array" else "notes.md"
-
-
 def _numbered(text: str, line: int, max_lines: int) -> str:
     lines = text.split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
@@ -190,6 +137,8 @@ def find(box: SmallTools, id: str, pattern: str, max_hits: int = 10) -> str:
 
 def write_file(box: SmallTools, path: str, text: str) -> str:
     target = box.path(path)
+    if target.is_dir():
+        raise Refusal(f"{path!r} is a folder; give the path of a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
     return f"{path}: {len(text)} characters written"
@@ -211,6 +160,8 @@ def edit_file(box: SmallTools, path: str, edits: list[dict[str, Any]]) -> str:
 
 
 def list_files(box: SmallTools, glob: str = "**/*") -> str:
+    if not glob:
+        raise Refusal("an empty glob matches nothing; **/* lists all files")
     files = read_world(box.root)
     chosen = {n: t for n, t in files.items() if glob == "**/*" or Path(n).match(glob)}
     return "\n".join(f"{name}  {len(text)}" for name, text in chosen.items()) or "no files"
@@ -242,35 +193,35 @@ TOOLS: list[tuple[str, str, Schema, bool, Function]] = [
     (
         "search",
         "Search the corpus; returns doc ids and titles.",
-        _schema({"query": "Words to look for."}, {"k": 5}),
+        declared({"query": "Words to look for."}, {"k": 5}),
         True,
         search,
     ),
     (
         "open",
         "Read lines of a document, or of an earlier result by its ref (r17).",
-        _schema({"id": "Doc id or ref."}, {"line": 1, "max_lines": 60}),
+        declared({"id": "Doc id or ref."}, {"line": 1, "max_lines": 60}),
         True,
         open_id,
     ),
     (
         "find",
         "Find a regex inside one document or earlier result; returns matching lines.",
-        _schema({"id": "Doc id or ref.", "pattern": "Python regex."}, {"max_hits": 10}),
+        declared({"id": "Doc id or ref.", "pattern": "Python regex."}, {"max_hits": 10}),
         True,
         find,
     ),
     (
         "read_file",
         "Read a text file of the workspace with line numbers.",
-        _schema({"path": "Relative to the workspace."}, {"line": 1, "max_lines": 200}),
+        declared({"path": "Relative to the workspace."}, {"line": 1, "max_lines": 200}),
         True,
         read_file,
     ),
     (
         "write_file",
         "Create or replace a text file.",
-        _schema({"path": "Relative to the workspace.", "text": "Content."}),
+        declared({"path": "Relative to the workspace.", "text": "Content."}),
         False,
         write_file,
     ),
@@ -278,21 +229,21 @@ TOOLS: list[tuple[str, str, Schema, bool, Function]] = [
     (
         "list_files",
         "List workspace files with sizes.",
-        _schema({}, {"glob": "**/*"}),
+        declared({}, {"glob": "**/*"}),
         True,
         list_files,
     ),
     (
         "run_tests",
         "Run the tests; shows the first failure.",
-        _schema({}, {"select": "."}),
+        declared({}, {"select": "."}),
         True,
         run_tests,
     ),
     (
         "math_check",
         "Exact mathematics: eval, equal, valid.",
-        _schema({"op": "eval, equal or valid.", "a": "Expression."}, {"b": ""}),
+        declared({"op": "eval, equal or valid.", "a": "Expression."}, {"b": ""}),
         True,
         math_check,
     ),

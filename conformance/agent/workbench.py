@@ -3,9 +3,10 @@
 import json
 import os
 import shlex
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from conformance.agent.messages import Model
@@ -79,24 +80,61 @@ def is_url(server: str) -> bool:
 
 
 @contextmanager
-def tools(server: str, world: Path, state: Path, run: str) -> Iterator[tuple[Toolbox, Path | None]]:
+def tools(
+    server: str,
+    world: Path,
+    state: Path,
+    run: str,
+    *,
+    era: str = "auto",
+    hash_seed: str = "",
+    reconnect: bool = False,
+) -> Iterator[tuple[Toolbox, Path | None]]:
     """Open the tool server: its name, world, state, run -> toolbox and the folder of its log.
 
-    `k2tools` starts our own server over stdio, `small` uses the tools of smalltools.py, a URL or
-    a command is any MCP server; {world}, {state} and {run} are filled into a command.
+    `k2tools` starts our own server over stdio, `k2tools:http` over HTTP, `small` uses the tools of
+    smalltools.py, a URL or a command is any MCP server; {world}, {state} and {run} are filled into
+    a command. A server started here gets the hash seed.
     """
     if server == "small":
         yield SmallTools(world), None
         return
     from conformance.agent.mcp_tools import McpTools, server_of  # the SDK takes half a second
 
-    log = None
-    if server == "k2tools":
-        command = [sys.executable, "-m", "k2tools", "serve", "{world}"]
-        server = shlex.join([*command, "--state", "{state}", "--run", "{run}"])
-        log = state / "runs" / run
-    filled = server.replace("{world}", shlex.quote(str(world)))
+    log = state / "runs" / run if server in OWN else None
+    filled = OWN.get(server, server).replace("{world}", shlex.quote(str(world)))
     filled = filled.replace("{state}", shlex.quote(str(state))).replace("{run}", run)
-    named = run if is_url(server) else ""  # one run per trajectory
-    with McpTools(server_of(filled), named) as box:
-        yield box, log
+    environment = {"PYTHONHASHSEED": hash_seed} if hash_seed else {}
+    listening = _listening(filled, environment) if server == "k2tools:http" else nullcontext(filled)
+    with listening as target:
+        named = run if is_url(target) else ""  # one run per trajectory
+        started = server_of(target, environment=environment)
+        with McpTools(started, named, era, reconnect) as box:
+            yield box, log
+
+
+OWN_COMMAND = shlex.join(
+    [sys.executable, "-m", "k2tools", "serve", "{world}", "--state", "{state}"]
+)
+OWN = {
+    "k2tools": f"{OWN_COMMAND} --run {{run}}",
+    "k2tools:http": f"{OWN_COMMAND} --http 127.0.0.1:0 --no-auth",
+}
+
+
+@contextmanager
+def _listening(command: str, environment: Mapping[str, str]) -> Iterator[str]:
+    """Start a server that prints its URL: command -> URL."""
+    process = subprocess.Popen(
+        shlex.split(command), stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+    try:
+        words = (word for line in process.stderr or () for word in line.split())
+        url = next((word for word in words if word.startswith("http://")), "")
+        if not url:
+            raise InputError(f"the tool server {command} did not start; it ended with "
+                             f"{process.wait()}")  # fmt: skip
+        yield url
+    finally:
+        process.terminate()
+        process.communicate()
