@@ -2,6 +2,9 @@
 
 import re
 import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from conformance.agent import server_log
@@ -11,11 +14,12 @@ from conformance.agent.limits import Limits
 from conformance.agent.run import Options
 from conformance.agent.server_subject import Subject, Way, body, one, right_arguments
 from conformance.agent.simulated import Oracle
-from conformance.agent.toolbox import Result, Toolbox, ToolCall, ref_of
+from conformance.agent.toolbox import Result, Tool, Toolbox, ToolCall, ref_of
 
 PARALLEL = 16
 HANDLE = re.compile(r"\bsession (\w+_[\w-]+)")
 KEY = "server-check-key-0001"
+PATIENCE_S = 30
 
 
 def s2_determinism(subject: Subject, n: int) -> str:
@@ -97,6 +101,28 @@ def _first_line(subject: Subject, path: str) -> str:
     return subject.task.files[path].splitlines()[0]
 
 
+@dataclass
+class Patient:
+    """A toolbox whose calls are repeated, a second later, where the server asks to slow down."""
+
+    inner: Toolbox
+
+    def tools(self) -> list[Tool]:
+        return self.inner.tools()
+
+    def call_all(self, calls: Sequence[ToolCall]) -> list[Result]:
+        return [self._one(call) for call in calls]
+
+    def _one(self, call: ToolCall) -> Result:
+        for _ in range(PATIENCE_S):
+            result = self.inner.call_all([call])[0]
+            if not result.error or "per second" not in result.text:
+                break
+            time.sleep(1)
+            call = call._replace(key="")  # the key names the call that was refused
+        return result
+
+
 def s6_soak(subject: Subject, n: int) -> str:
     """n calls end well, then 8 times n at once, and 16 parallel calls equal 16 serial ones."""
     with subject.start() as box:
@@ -110,7 +136,9 @@ def s6_soak(subject: Subject, n: int) -> str:
         def chased(index: int) -> Attempt:
             options = Options(limits=Limits(steps=n + 1))
             model = Oracle(subject.task.policy)
-            return attempt(subject.task, model, toolbox=box, root=subject.world, options=options)
+            return attempt(
+                subject.task, model, toolbox=Patient(box), root=subject.world, options=options
+            )
 
         verdicts = [found.verdict for found in (chased(0), *trajectories(chased, TRAJECTORIES))]
     wrong = [(i, v) for i, v in enumerate(verdicts) if not v.passed]

@@ -13,6 +13,7 @@ import pytest
 from conformance.agent import server_call_checks, server_checks, workbench
 from conformance.agent.server_checks import CHECKS, check
 from conformance.agent.server_log import LogWriter
+from conformance.agent.server_run_checks import Patient
 from conformance.agent.smalltools import SmallTools
 from conformance.agent.toolbox import Result, Tool, ToolCall
 from conformance.results import Verdict
@@ -215,6 +216,23 @@ def test_every_clause_has_a_server_that_breaks_it(
 
 def test_every_check_has_a_server_that_fails_it() -> None:
     assert {name for name, _ in FAULTS} == set(CHECKS)
+
+
+def test_a_server_that_asks_to_slow_down_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("x\n")
+    slept: list[float] = []
+    monkeypatch.setattr("conformance.agent.server_run_checks.time.sleep", slept.append)
+
+    class Paced(SmallTools):
+        def _one(self, call: ToolCall) -> Result:
+            paced = Result("more than 200 calls per second: wait a second and repeat it", True)
+            return super()._one(call) if len(slept) == 2 else paced
+
+    (result,) = Patient(Paced(tmp_path)).call_all([ToolCall("read_file", {"path": "a.txt"})])
+    assert not result.error
+    assert slept == [1, 1]
 
 
 def test_a_server_that_breaks_is_an_error_of_its_own() -> None:
