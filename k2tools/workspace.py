@@ -27,6 +27,7 @@ TEMPORARY = ".k2tmp"  # ends the name of a file that is being written
 MAX_DEPTH = 100  # folders within folders that a walk enters
 UNLISTED = frozenset({".git", ".hg", ".svn", "__pycache__", "node_modules"})
 SUGGESTED_FROM_FILES = 2_000  # looked at for the nearest name
+ELSEWHERE = "; list_files shows them, and open reads the ids of search and of earlier results"
 RULE = "Paths are relative to the workspace, with / between names and no '..'"
 
 
@@ -128,7 +129,7 @@ class Workspace:
         wanted = path.rpartition("/")[2]
         close = [name for name in names if name.rpartition("/")[2] == wanted]
         close = (close or get_close_matches(path, names, 3, 0.6))[:3]
-        hint = f"; did you mean {' or '.join(close)}?" if close else "; list_files shows them"
+        hint = f"; did you mean {' or '.join(close)}?" if close else ELSEWHERE
         return f"{printable(path)} does not exist. {RULE}{hint}"
 
     def read(self, path: str, max_bytes: int) -> File:

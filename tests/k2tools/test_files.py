@@ -140,3 +140,5 @@ async def test_a_missing_file_is_answered_with_the_nearest_name(
     async with connect() as client:
         assert "did you mean docs/plan.md?" in await text(client, "read_file", path="plan.md")
         assert "did you mean docs/plan.md?" in await text(client, "read_file", path="docs/paln.md")
+        for id in ("corpus:a.pdf", "r1"):
+            assert "open reads the ids of search" in await text(client, "read_file", path=id)
